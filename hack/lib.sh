@@ -1,0 +1,95 @@
+# Shared by the scripts in hack/. Source it; it changes no state of the system.
+# shellcheck shell=bash
+
+ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+CACHE=${XDG_CACHE_HOME:-$HOME/.cache}/bulkhead
+export DEBIAN_FRONTEND=noninteractive
+mkdir -p "$CACHE"
+
+say() { printf '%s\n' "$*" >&2; }
+die() {
+  say "error: $*"
+  exit 1
+}
+
+# step TEXT CMD...: run CMD with its output in a log, and say what is being done and how long it took.
+step() {
+  local text=$1 log started=$SECONDS pid
+  shift
+  mkdir -p "$CACHE/log"
+  log=$CACHE/log/$(tr -cs '[:alnum:]' '-' <<<"$text").log
+  printf '%s ... ' "$text" >&2
+  "$@" >"$log" 2>&1 &
+  pid=$!
+  while kill -0 "$pid" 2>/dev/null; do
+    sleep 1
+    (((SECONDS - started) % 30 == 29)) && printf '%ds ' $((SECONDS - started)) >&2
+  done
+  if wait "$pid"; then
+    say "$((SECONDS - started)) s"
+  else
+    say "failed after $((SECONDS - started)) s; the end of $log:"
+    tail -n 30 "$log" >&2
+    return 1
+  fi
+}
+
+# content_key FILE_OR_TEXT...: a short hash of the given files' contents and of any other words.
+content_key() {
+  local item
+  for item; do
+    if [[ -f $item ]]; then sha256sum <"$item"; else printf '%s\n' "$item"; fi
+  done | sha256sum | cut -c1-16
+}
+
+# need_packages NAME...: install what is missing of these Debian packages.
+need_packages() {
+  local missing=() name
+  for name; do
+    dpkg-query -W -f '${Status}' "$name" 2>/dev/null | grep -q 'ok installed' || missing+=("$name")
+  done
+  ((${#missing[@]} == 0)) && return
+  ((EUID == 0)) || die "these packages are missing, and only root can install them: ${missing[*]}"
+  step "apt: package lists" apt-get update -q
+  step "apt: ${missing[*]}" apt-get install -y -q --no-install-recommends "${missing[@]}"
+}
+
+# The mirror this machine already uses for Debian itself.
+debian_mirror() {
+  cat /etc/apt/sources.list /etc/apt/sources.list.d/*.sources /etc/apt/sources.list.d/*.list 2>/dev/null |
+    grep -E '^(URIs:|deb )' | grep -oE '[a-z]+://[^ ]+/debian/?( |$)' | head -n 1 | tr -d ' '
+}
+
+# suite_apt SUITE CMD ARG...: apt-get or apt-cache with one other suite's lists, kept apart from the system's.
+suite_apt() {
+  local suite=$1 tool=$2 dir=$CACHE/apt/$1 mirror
+  shift 2
+  mkdir -p "$dir/lists/partial" "$dir/archives/partial"
+  mirror=$(debian_mirror) || true
+  [[ -n $mirror ]] || die "no Debian mirror is configured in /etc/apt"
+  echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $mirror $suite main" >"$dir/sources.list"
+  "$tool" -q -o Dir::Etc::SourceList="$dir/sources.list" -o Dir::Etc::SourceParts=/dev/null \
+    -o Dir::Etc::Preferences=/dev/null -o Dir::Etc::PreferencesParts=/dev/null \
+    -o Dir::State::Lists="$dir/lists" -o Dir::Cache="$dir" -o APT::Sandbox::User=root "$@"
+}
+
+# suite_update SUITE: fetch that suite's package lists, at most once a day.
+suite_update() {
+  local stamp=$CACHE/apt/$1/updated
+  [[ -n $(find "$stamp" -mtime -1 2>/dev/null) ]] && return
+  suite_apt "$1" apt-get update
+  touch "$stamp"
+}
+
+# suite_version SUITE PACKAGE: the version that suite serves.
+suite_version() { suite_apt "$1" apt-cache policy "$2" | sed -n 's/^ *Candidate: //p'; }
+
+# suite_unpack SUITE PACKAGE DIR: download the package and unpack it into DIR.
+suite_unpack() {
+  local suite=$1 package=$2 dir=$3 tmp
+  tmp=$(mktemp -d "$CACHE/unpack.XXXXXX")
+  (cd "$tmp" && suite_apt "$suite" apt-get download "$package") && mkdir -p "$dir" && dpkg -x "$tmp"/*.deb "$dir"
+  local rc=$?
+  rm -rf "$tmp"
+  return $rc
+}

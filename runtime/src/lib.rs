@@ -1,0 +1,1 @@
+//! One sandbox on the host.
