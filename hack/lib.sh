@@ -61,13 +61,16 @@ debian_mirror() {
 }
 
 # suite_apt SUITE CMD ARG...: apt-get or apt-cache with one other suite's lists, kept apart from the system's.
+# SUITE may be several, joined by "+": backports need the suite they are built for.
 suite_apt() {
-  local suite=$1 tool=$2 dir=$CACHE/apt/$1 mirror
+  local suites=$1 tool=$2 dir=$CACHE/apt/$1 mirror suite
   shift 2
   mkdir -p "$dir/lists/partial" "$dir/archives/partial"
   mirror=$(debian_mirror) || true
   [[ -n $mirror ]] || die "no Debian mirror is configured in /etc/apt"
-  echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $mirror $suite main" >"$dir/sources.list"
+  for suite in ${suites//+/ }; do
+    echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $mirror $suite main"
+  done >"$dir/sources.list"
   "$tool" -q -o Dir::Etc::SourceList="$dir/sources.list" -o Dir::Etc::SourceParts=/dev/null \
     -o Dir::Etc::Preferences=/dev/null -o Dir::Etc::PreferencesParts=/dev/null \
     -o Dir::State::Lists="$dir/lists" -o Dir::Cache="$dir" -o APT::Sandbox::User=root "$@"
