@@ -1,8 +1,10 @@
 //! What a container's spec asks for, split into what the host does and what the guest does.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
+use displaydoc::Display;
 use oci_spec::runtime::{Hook, LinuxResources, Spec};
+use thiserror::Error;
 
 /// A container, planned.
 #[derive(Debug, Clone, PartialEq)]
@@ -12,6 +14,8 @@ pub struct ContainerPlan {
     /// The spec that the agent is given: root and bind sources are paths of the guest, hooks are gone,
     /// namespace paths of the host are gone, `cgroupsPath` is the guest's.
     pub guest: Spec,
+    /// What the spec asks for and a VM gives differently or not at all, one sentence each, for the log.
+    pub warnings: Vec<String>,
 }
 
 /// The host's part.
@@ -25,6 +29,8 @@ pub struct HostPlan {
     pub binds: Vec<BindMount>,
     /// Network namespace.
     pub network: NetworkNamespace,
+    /// PID namespace.
+    pub pid: PidNamespace,
     /// `linux.cgroupsPath`, already turned into a path below the cgroup mount (systemd's
     /// `slice:prefix:name` is expanded). Empty if the spec has none.
     pub cgroups_path: PathBuf,
@@ -62,6 +68,18 @@ pub enum NetworkNamespace {
     Host,
 }
 
+/// The PID namespace a container asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PidNamespace {
+    /// A new one.
+    New,
+    /// That of the container whose pid was reported as this one (`/proc/<pid>/ns/pid`). The guest spec
+    /// asks for a new one; whoever knows the pids tells the agent which container is meant.
+    OfProcess(u32),
+    /// The host's. A VM cannot join it: the container sees every process of its own VM.
+    Host,
+}
+
 /// Hooks that run on the host, by the shim.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct HostHooks {
@@ -79,4 +97,40 @@ pub struct GuestPaths {
     /// Where the agent sees this container's part of the share, for example `/run/share/<id>`.
     /// The rootfs is `<container>/rootfs`, bind N is `<container>/mounts/N`.
     pub container: PathBuf,
+}
+
+/// Why a spec has no plan. `field` is the JSON path of the offending field.
+#[derive(Debug, Display, Error, Clone, PartialEq, Eq)]
+pub enum PlanError {
+    /// config.json: {field}: {reason}
+    Invalid {
+        /// For example `process.env[3]`.
+        field: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// config.json: {field} is not supported: {reason}
+    Unsupported {
+        /// For example `hooks.startContainer`.
+        field: String,
+        /// Why not, and what to do instead where there is something.
+        reason: String,
+    },
+}
+
+/// Splits `spec` into what the host does and what the guest does.
+///
+/// # Errors
+/// Names the field that is invalid or not supported.
+pub fn plan(
+    spec: &Spec,
+    bundle: &Path,
+    container_id: &str,
+    guest: &GuestPaths,
+) -> Result<ContainerPlan, PlanError> {
+    let _unused = (spec, bundle, container_id, guest);
+    Err(PlanError::Unsupported {
+        field: "root".into(),
+        reason: "translation is being written".into(),
+    })
 }
