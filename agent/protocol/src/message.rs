@@ -555,12 +555,10 @@ pub struct IoStat {
 /// Payload of a HELLO frame, from both sides.
 #[derive(Clone, PartialEq, Message)]
 pub struct Hello {
-    /// Highest protocol generation the sender speaks; both use the lower of the two.
+    /// Highest protocol generation the sender speaks, at least 1; both use the lower of the two.
+    /// Epochs are not here but in SYNC, which comes before (`frame::Sync`).
     #[prost(uint32, tag = "1")]
     pub generation: u32,
-    /// Of the guest: changes at boot and after each restore. Of the host: the last epoch it knows, 0 for none.
-    #[prost(uint64, tag = "2")]
-    pub epoch: u64,
     /// Of the guest: version of the agent.
     #[prost(string, tag = "3")]
     pub agent_version: String,
