@@ -1,1 +1,7 @@
 //! One sandbox on the host.
+#![deny(unsafe_code)]
+
+pub mod config;
+pub mod process;
+pub mod rootfs;
+pub mod sandbox;

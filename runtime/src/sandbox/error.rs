@@ -1,0 +1,83 @@
+//! What can go wrong with a sandbox, in the words the user gets to read.
+
+use displaydoc::Display;
+use thiserror::Error;
+
+/// What sort of failure; the shim turns it into a status code.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ErrorKind {
+    /// No such container, process or file.
+    NotFound,
+    /// The id is taken.
+    AlreadyExists,
+    /// Not in this state.
+    FailedPrecondition,
+    /// The request itself is wrong.
+    InvalidArgument,
+    /// The VM is gone or cannot be reached.
+    Unavailable,
+    /// Took too long.
+    DeadlineExceeded,
+    /// Bulkhead does not do that.
+    Unimplemented,
+    /// Anything else.
+    Internal,
+}
+
+/// {message}
+#[derive(Debug, Display, Error)]
+pub struct SandboxError {
+    kind: ErrorKind,
+    message: String,
+}
+
+impl SandboxError {
+    /// An error of `kind`; `message` is complete in itself, since it is shown to the user as it is.
+    pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
+        Self {
+            kind,
+            message: message.into(),
+        }
+    }
+
+    /// What sort of failure it is.
+    pub fn kind(&self) -> ErrorKind {
+        self.kind
+    }
+
+    /// `cause` and everything below it in one line, behind what was being done.
+    pub(crate) fn doing(kind: ErrorKind, what: &str, cause: &dyn std::error::Error) -> Self {
+        Self::new(kind, format!("{what}: {}", chain(cause)))
+    }
+}
+
+/// An error and its sources in one line. A source whose text the error already carries is left out.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text.push_str(": ");
+            text.push_str(&cause_text);
+        }
+        source = cause.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, Display, Error)]
+    /// outer
+    struct Outer(#[source] std::io::Error);
+
+    #[test]
+    fn the_chain_names_each_cause_once() {
+        let error = Outer(std::io::Error::from_raw_os_error(2));
+        let text = SandboxError::doing(ErrorKind::Internal, "mounting", &error).to_string();
+        assert_eq!(text, "mounting: outer: No such file or directory (os error 2)");
+    }
+}
