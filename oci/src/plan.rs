@@ -2,9 +2,12 @@
 
 use std::path::{Path, PathBuf};
 
-use displaydoc::Display;
-use oci_spec::runtime::{Hook, LinuxResources, Spec};
-use thiserror::Error;
+use oci_spec::runtime::{Hook, Linux, LinuxResources, Root, Spec};
+
+use crate::error::{PlanError, invalid};
+use crate::process::{ProcessPlan, plan_process};
+use crate::resources::plan_resources;
+use crate::{cgroups_path, devices, group, hooks, linux, mounts, namespaces, root};
 
 /// A container, planned.
 #[derive(Debug, Clone, PartialEq)]
@@ -31,8 +34,8 @@ pub struct HostPlan {
     pub network: NetworkNamespace,
     /// PID namespace.
     pub pid: PidNamespace,
-    /// `linux.cgroupsPath`, already turned into a path below the cgroup mount (systemd's
-    /// `slice:prefix:name` is expanded). Empty if the spec has none.
+    /// `linux.cgroupsPath` as a relative path below the cgroup mount (systemd's `slice:prefix:name` is
+    /// expanded). Empty if the spec has none.
     pub cgroups_path: PathBuf,
     /// Limits that are also set on the host's cgroup of the anchor, so that host tools see them.
     pub resources: Option<LinuxResources>,
@@ -99,25 +102,6 @@ pub struct GuestPaths {
     pub container: PathBuf,
 }
 
-/// Why a spec has no plan. `field` is the JSON path of the offending field.
-#[derive(Debug, Display, Error, Clone, PartialEq, Eq)]
-pub enum PlanError {
-    /// config.json: {field}: {reason}
-    Invalid {
-        /// For example `process.env[3]`.
-        field: String,
-        /// What is wrong with it.
-        reason: String,
-    },
-    /// config.json: {field} is not supported: {reason}
-    Unsupported {
-        /// For example `hooks.startContainer`.
-        field: String,
-        /// Why not, and what to do instead where there is something.
-        reason: String,
-    },
-}
-
 /// Splits `spec` into what the host does and what the guest does.
 ///
 /// # Errors
@@ -128,9 +112,66 @@ pub fn plan(
     container_id: &str,
     guest: &GuestPaths,
 ) -> Result<ContainerPlan, PlanError> {
-    let _unused = (spec, bundle, container_id, guest);
-    Err(PlanError::Unsupported {
-        field: "root".into(),
-        reason: "translation is being written".into(),
+    let annotations = spec.annotations().as_ref();
+    let group =
+        group::group(annotations, container_id).map_err(|error| invalid("annotations", error.to_string()))?;
+    let no_linux = Linux::default();
+    let linux = spec.linux().as_ref().unwrap_or(&no_linux);
+    linux::check(spec, linux)?;
+    let (rootfs, rootfs_read_only) = root::translate(spec, bundle)?;
+    let process = spec
+        .process()
+        .as_ref()
+        .ok_or_else(|| invalid("process", "is missing"))?;
+    let ProcessPlan {
+        process,
+        mut warnings,
+    } = plan_process(process)?;
+    let namespaces = namespaces::translate(spec, linux, group.role, &mut warnings)?;
+    let mounts = mounts::translate(spec, guest, &mut warnings)?;
+    let devices = devices::translate(linux, &mut warnings)?;
+    let resources = linux.resources().as_ref().map(plan_resources).transpose()?;
+    warnings.extend(resources.iter().flat_map(|r| r.warnings.clone()));
+    let (host_resources, guest_resources) = resources.map(|r| (r.host, r.guest)).unzip();
+
+    let mut guest_linux = linux.clone();
+    if linux
+        .mount_label()
+        .as_ref()
+        .is_some_and(|label| !label.is_empty())
+    {
+        warnings.push("linux.mountLabel is ignored: it means nothing in the guest".into());
+    }
+    guest_linux
+        .set_mount_label(None)
+        .set_namespaces(Some(namespaces.guest))
+        .set_devices(Some(devices))
+        .set_resources(guest_resources)
+        .set_cgroups_path(Some(Path::new("/").join(container_id)));
+    let mut guest_root = Root::default();
+    guest_root.set_path(guest.container.join("rootfs"));
+    guest_root.set_readonly(Some(rootfs_read_only));
+    let mut guest_spec = spec.clone();
+    guest_spec
+        .set_root(Some(guest_root))
+        .set_process(Some(process))
+        .set_mounts(Some(mounts.guest))
+        .set_hostname(namespaces.hostname)
+        .set_domainname(namespaces.domainname)
+        .set_hooks(None)
+        .set_linux(Some(guest_linux));
+    Ok(ContainerPlan {
+        host: HostPlan {
+            rootfs,
+            rootfs_read_only,
+            binds: mounts.binds,
+            network: namespaces.network,
+            pid: namespaces.pid,
+            cgroups_path: cgroups_path::translate(linux.cgroups_path().as_ref())?,
+            resources: host_resources,
+            hooks: hooks::translate(spec)?,
+        },
+        guest: guest_spec,
+        warnings,
     })
 }

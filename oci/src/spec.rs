@@ -1,15 +1,23 @@
 //! Reads a bundle's config.json, bounded in size and depth.
 
-use std::io;
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use displaydoc::Display;
-use oci_spec::runtime::{LinuxResources, Process, Spec};
+use oci_spec::runtime::{Capability, LinuxResources, Process, Spec};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
 use thiserror::Error;
 
 /// Largest config.json. Real ones have 10 to 60 KiB (seccomp profile included); 4 MiB is also the
 /// protocol's largest control frame, and the spec must fit into one.
 pub const MAX_SPEC_BYTES: u64 = 4 << 20;
+
+/// Longest reason in a [`SpecError::Malformed`]; it ends in an error that `kubectl describe` shows.
+const MAX_REASON_BYTES: usize = 512;
 
 /// Why a spec could not be read. Every one of them is the caller's fault: InvalidArgument.
 #[derive(Debug, Display, Error)]
@@ -17,6 +25,11 @@ pub enum SpecError {
     /// {path} does not exist
     Missing {
         /// The file.
+        path: PathBuf,
+    },
+    /// {path} is not a regular file
+    NotAFile {
+        /// What is no file.
         path: PathBuf,
     },
     /// {path} is empty
@@ -70,17 +83,21 @@ pub enum SpecError {
     },
 }
 
+/// Deepest nesting of objects and arrays. The specification's own types need 7 (a seccomp rule's arguments).
+const MAX_DEPTH: usize = 32;
+
 /// Reads and parses `path`, looking at its metadata first.
+///
+/// Capabilities that this version does not know are left out with a warning in the log, as runc does: a
+/// container that may use all of a newer kernel's capabilities still runs.
 ///
 /// # Errors
 /// The file is missing, empty, not a regular file, larger than [`MAX_SPEC_BYTES`], too deeply nested,
 /// not UTF-8, not an OCI spec of major version 1, or cannot be read.
 pub fn read_spec(path: &Path) -> Result<Spec, SpecError> {
-    let bytes = std::fs::read(path).map_err(|source| SpecError::Io {
-        path: path.to_owned(),
-        source,
-    })?;
-    parse(&bytes, path)
+    let json = read_bounded(path)?;
+    check_version(&json, path)?;
+    parse(&json, path)
 }
 
 /// Parses the `Process` of an Exec request.
@@ -99,10 +116,325 @@ pub fn parse_resources(json: &[u8]) -> Result<LinuxResources, SpecError> {
     parse(json, Path::new("resources"))
 }
 
-fn parse<T: serde::de::DeserializeOwned>(json: &[u8], path: &Path) -> Result<T, SpecError> {
-    serde_json::from_slice(json).map_err(|error| SpecError::Malformed {
+fn read_bounded(path: &Path) -> Result<Vec<u8>, SpecError> {
+    let io_error = |source: io::Error| match source.kind() {
+        io::ErrorKind::NotFound => SpecError::Missing {
+            path: path.to_owned(),
+        },
+        _ => SpecError::Io {
+            path: path.to_owned(),
+            source,
+        },
+    };
+    // Before opening it: opening a fifo would wait for its writer.
+    let metadata = std::fs::metadata(path).map_err(io_error)?;
+    if !metadata.is_file() {
+        return Err(SpecError::NotAFile {
+            path: path.to_owned(),
+        });
+    }
+    if metadata.len() > MAX_SPEC_BYTES {
+        return Err(SpecError::TooLarge {
+            path: path.to_owned(),
+            size: metadata.len(),
+        });
+    }
+    let mut json = Vec::new();
+    let file = File::open(path).map_err(io_error)?;
+    // It may have grown since; one byte more is enough for `parse` to notice.
+    file.take(MAX_SPEC_BYTES + 1)
+        .read_to_end(&mut json)
+        .map_err(io_error)?;
+    Ok(json)
+}
+
+/// The version goes first: what else a spec of another version says cannot be judged.
+fn check_version(json: &[u8], path: &Path) -> Result<(), SpecError> {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Head {
+        #[serde(default)]
+        oci_version: String,
+    }
+    let Head { oci_version } = parse(json, path)?;
+    let mut numbers = oci_version.split('.');
+    let is_one =
+        numbers.next() == Some("1") && numbers.next().is_some_and(|minor| minor.parse::<u16>().is_ok());
+    if is_one {
+        return Ok(());
+    }
+    Err(SpecError::Version {
         path: path.to_owned(),
-        field: String::new(),
-        reason: error.to_string(),
+        version: oci_version,
     })
+}
+
+fn parse<T: DeserializeOwned>(json: &[u8], path: &Path) -> Result<T, SpecError> {
+    check_text(json, path)?;
+    let error = match strict(json, path) {
+        Err(SpecError::Malformed { field, reason, .. }) if field.contains("capabilities.") => (field, reason),
+        other => return other,
+    };
+    let mut value: Value = strict(json, path)?;
+    let unknown = drop_unknown_capabilities(&mut value);
+    if unknown.is_empty() {
+        let (field, reason) = error;
+        return Err(SpecError::Malformed {
+            path: path.to_owned(),
+            field,
+            reason,
+        });
+    }
+    tracing::warn!(
+        "{}: unknown capabilities are ignored: {}",
+        path.display(),
+        unknown.join(", ")
+    );
+    serde_path_to_error::deserialize(value).map_err(|error| malformed(&error, path))
+}
+
+fn check_text(json: &[u8], path: &Path) -> Result<(), SpecError> {
+    let path = || path.to_owned();
+    if json.is_empty() {
+        return Err(SpecError::Empty { path: path() });
+    }
+    let size = json.len() as u64;
+    if size > MAX_SPEC_BYTES {
+        return Err(SpecError::TooLarge { path: path(), size });
+    }
+    if let Err(error) = std::str::from_utf8(json) {
+        return Err(SpecError::NotUtf8 {
+            path: path(),
+            offset: error.valid_up_to(),
+        });
+    }
+    if depth(json) > MAX_DEPTH {
+        return Err(SpecError::TooDeep {
+            path: path(),
+            limit: MAX_DEPTH,
+        });
+    }
+    Ok(())
+}
+
+/// The deepest nesting, of JSON or of anything else, without recursion.
+fn depth(json: &[u8]) -> usize {
+    let (mut now, mut deepest) = (0_usize, 0);
+    let (mut in_string, mut escaped) = (false, false);
+    for byte in json {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if in_string => escaped = true,
+            b'"' => in_string = !in_string,
+            b'{' | b'[' if !in_string => {
+                now += 1;
+                deepest = deepest.max(now);
+            }
+            b'}' | b']' if !in_string => now = now.saturating_sub(1),
+            _ => {}
+        }
+    }
+    deepest
+}
+
+fn strict<T: DeserializeOwned>(json: &[u8], path: &Path) -> Result<T, SpecError> {
+    let mut deserializer = serde_json::Deserializer::from_slice(json);
+    let value =
+        serde_path_to_error::deserialize(&mut deserializer).map_err(|error| malformed(&error, path))?;
+    deserializer.end().map_err(|error| SpecError::Malformed {
+        path: path.to_owned(),
+        field: "end".into(),
+        reason: error.to_string(),
+    })?;
+    Ok(value)
+}
+
+fn malformed(error: &serde_path_to_error::Error<serde_json::Error>, path: &Path) -> SpecError {
+    let mut reason = error.inner().to_string();
+    // The text of a bad value is quoted in the reason, and may be as long as the file.
+    if reason.len() > MAX_REASON_BYTES {
+        reason.truncate(reason.floor_char_boundary(MAX_REASON_BYTES));
+        reason.push('…');
+    }
+    SpecError::Malformed {
+        path: path.to_owned(),
+        field: error.path().to_string(),
+        reason,
+    }
+}
+
+/// Removes what is no capability from the five sets of the process, and returns it.
+fn drop_unknown_capabilities(value: &mut Value) -> Vec<String> {
+    let mut unknown = BTreeSet::new();
+    for pointer in ["/process/capabilities", "/capabilities"] {
+        let sets = value.pointer_mut(pointer).and_then(Value::as_object_mut);
+        for set in sets
+            .into_iter()
+            .flat_map(|sets| sets.values_mut())
+            .filter_map(Value::as_array_mut)
+        {
+            set.retain(|name| match name.as_str() {
+                Some(text) if Capability::deserialize(name).is_err() => {
+                    unknown.insert(text.to_owned());
+                    false
+                }
+                _ => true,
+            });
+        }
+    }
+    unknown.into_iter().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(content: impl AsRef<[u8]>) -> Result<Spec, SpecError> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("config.json");
+        std::fs::write(&path, content).unwrap();
+        read_spec(&path)
+    }
+
+    fn malformed_field(content: &str) -> String {
+        match read(content) {
+            Err(SpecError::Malformed { field, .. }) => field,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn with_process(fields: &str) -> String {
+        format!(r#"{{"ociVersion":"1.2.0","process":{{"user":{{}},"cwd":"/"{fields}}}}}"#)
+    }
+
+    #[test]
+    fn what_is_not_a_usable_file_is_told_apart() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(matches!(
+            read_spec(&dir.path().join("none")),
+            Err(SpecError::Missing { .. })
+        ));
+        assert!(matches!(read_spec(dir.path()), Err(SpecError::NotAFile { .. })));
+        assert!(matches!(read(""), Err(SpecError::Empty { .. })));
+        assert!(matches!(
+            read(b"{\"\xff"),
+            Err(SpecError::NotUtf8 { offset: 2, .. })
+        ));
+    }
+
+    #[test]
+    fn a_huge_file_is_refused_by_its_size_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("config.json");
+        File::create(&path).unwrap().set_len(100 << 20).unwrap();
+        assert!(matches!(
+            read_spec(&path),
+            Err(SpecError::TooLarge {
+                size: 104_857_600,
+                ..
+            })
+        ));
+    }
+
+    #[test]
+    fn nesting_is_bounded_wherever_it_is() {
+        let nested = |n: usize| {
+            format!(
+                r#"{{"ociVersion":"1.0.0","x":{}{}}}"#,
+                "[".repeat(n),
+                "]".repeat(n)
+            )
+        };
+        assert!(read(nested(MAX_DEPTH - 1)).is_ok());
+        for levels in [MAX_DEPTH, 10_000] {
+            assert!(matches!(read(nested(levels)), Err(SpecError::TooDeep { .. })));
+        }
+        assert!(matches!(
+            read("[".repeat(100_000)),
+            Err(SpecError::TooDeep { .. })
+        ));
+        let in_string = format!(r#"{{"ociVersion":"1.0.0","x":"\"{}"}}"#, "[".repeat(100));
+        assert!(read(in_string).is_ok());
+    }
+
+    #[test]
+    fn only_version_one_is_read() {
+        for version in ["1.0.0", "1.0.2-dev", "1.3.0+x"] {
+            assert!(
+                read(format!(r#"{{"ociVersion":"{version}"}}"#)).is_ok(),
+                "{version}"
+            );
+        }
+        for version in ["2.0.0", "0.9.0", "", "1", "1.x", "10.0.0"] {
+            let spec = format!(r#"{{"ociVersion":"{version}","process":7}}"#);
+            assert!(matches!(read(spec), Err(SpecError::Version { .. })), "{version}");
+        }
+        assert!(matches!(read("{}"), Err(SpecError::Version { .. })));
+    }
+
+    #[test]
+    fn a_malformed_field_is_named() {
+        assert_eq!(
+            malformed_field(&with_process(r#","args":[1]"#)),
+            "process.args[0]"
+        );
+        let rlimit = r#","rlimits":[{"type":"RLIMIT_TEA","soft":1,"hard":1}]"#;
+        assert_eq!(malformed_field(&with_process(rlimit)), "process.rlimits[0].type");
+        // A duplicate is told in the reason.
+        assert_eq!(malformed_field(&with_process(r#","cwd":"/""#)), "process");
+        assert_eq!(malformed_field(r#"{"ociVersion":"1.0.0"} x"#), "end");
+        assert_eq!(malformed_field(r#"{"ociVersion":1}"#), "ociVersion");
+        for text in [
+            "null",
+            "[]",
+            "7",
+            "{",
+            "\"a\"",
+            r#"{"ociVersion":"1.0.0","process":{"cwd":NaN}}"#,
+        ] {
+            malformed_field(text);
+        }
+    }
+
+    #[test]
+    fn numbers_out_of_range_are_malformed() {
+        let limit = |n: &str| {
+            format!(r#"{{"ociVersion":"1.0.0","linux":{{"resources":{{"memory":{{"limit":{n}}}}}}}}}"#)
+        };
+        assert_eq!(
+            malformed_field(&limit("99999999999999999999")),
+            "linux.resources.memory.limit"
+        );
+        assert_eq!(malformed_field(&limit("1.5")), "linux.resources.memory.limit");
+        assert!(read(limit("-1")).is_ok());
+    }
+
+    #[test]
+    fn a_reason_does_not_repeat_a_whole_file() {
+        let spec = with_process(&format!(r#","rlimits":[{{"type":"{}"}}]"#, "é".repeat(100_000)));
+        let Err(SpecError::Malformed { reason, .. }) = read(spec) else {
+            panic!("accepted")
+        };
+        assert!(reason.len() < 2 * MAX_REASON_BYTES, "{} bytes", reason.len());
+    }
+
+    #[test]
+    fn unknown_capabilities_are_left_out() {
+        let sets = r#","capabilities":{"bounding":["CAP_KILL","CAP_TELEPORT"],"effective":["CAP_TELEPORT"]}"#;
+        let spec = read(with_process(sets)).unwrap();
+        let process = spec.process().as_ref().unwrap();
+        let capabilities = process.capabilities().as_ref().unwrap();
+        assert_eq!(capabilities.bounding().as_ref().unwrap().len(), 1);
+        assert!(capabilities.effective().as_ref().unwrap().is_empty());
+        assert!(parse_process(br#"{"user":{},"cwd":"/","capabilities":{"bounding":["CAP_X"]}}"#).is_ok());
+        assert_eq!(
+            malformed_field(&with_process(r#","capabilities":{"bounding":[7]}"#)),
+            "process.capabilities.bounding[0]"
+        );
+    }
+
+    #[test]
+    fn unknown_fields_are_ignored_as_the_specification_says() {
+        assert!(read(r#"{"ociVersion":"1.0.0","future":{"a":1},"linux":{"future":true}}"#).is_ok());
+    }
 }
