@@ -1,6 +1,7 @@
 # Shared by the scripts in hack/. Source it; it changes no state of the system.
 # shellcheck shell=bash
 
+export ROOT
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 CACHE=${XDG_CACHE_HOME:-$HOME/.cache}/bulkhead
 export DEBIAN_FRONTEND=noninteractive
