@@ -5,7 +5,7 @@
 //! container's root file system and never the host's, and it has no privilege left. It does nothing but
 //! wait for its end.
 //!
-//! It owns a socket, its standard input, and is sent one byte with two descriptors: a detached mount tree
+//! It owns a socket, descriptor 6, and is sent one byte with two descriptors: a detached mount tree
 //! to make its root, and the network namespace to join. It answers with [`Report`], and ends when the
 //! socket does: when its owner, the shim, is gone.
 //!
@@ -37,22 +37,22 @@ const READY: Report = [0, 0];
 fn anchor() -> u8 {
     sys::set_name(c"bulkhead-anchor");
     if let Err((stage, errno)) = set_up() {
-        sys::write(Fd::STDIN, &[stage as u8, errno]);
+        sys::write(Fd::SOCKET, &[stage as u8, errno]);
         return 1;
     }
-    sys::write(Fd::STDIN, &READY);
+    sys::write(Fd::SOCKET, &READY);
     // Nothing more is ever sent: this returns at the end of the owner.
-    while sys::read(Fd::STDIN, &mut [0]) != 0 {}
+    while sys::read(Fd::SOCKET, &mut [0]) != 0 {}
     0
 }
 
 fn set_up() -> Result<(), (Stage, Errno)> {
-    let [root, netns] = sys::receive_fds(Fd::STDIN).map_err(at(Stage::Receive))?;
+    let [root, netns] = sys::receive_fds(Fd::SOCKET).map_err(at(Stage::Receive))?;
     sys::join_network_namespace(netns).map_err(at(Stage::Network))?;
     sys::new_mount_namespace().map_err(at(Stage::MountNamespace))?;
     sys::make_root(root).map_err(at(Stage::Root))?;
     sys::drop_privileges().map_err(at(Stage::Privileges))?;
-    sys::close_all_but_stdin();
+    sys::close_all_but_socket();
     Ok(())
 }
 

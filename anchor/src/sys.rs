@@ -13,8 +13,8 @@ pub type Errno = u8;
 pub struct Fd(i32);
 
 impl Fd {
-    /// The socket to the owner.
-    pub const STDIN: Self = Self(0);
+    /// The socket to the owner: the first number that `bulkhead_runtime::process` leaves free.
+    pub const SOCKET: Self = Self(6);
 }
 
 // The kernel starts a process with rsp 16-byte aligned; `call` makes it what a function expects.
@@ -203,6 +203,8 @@ pub fn drop_privileges() -> Result<(), Errno> {
 }
 
 /// Closes whatever else was inherited or received.
-pub fn close_all_but_stdin() {
-    syscall(libc::SYS_close_range, [1, u32::MAX as usize, 0, 0, 0]);
+pub fn close_all_but_socket() {
+    let socket = Fd::SOCKET.0 as usize;
+    syscall(libc::SYS_close_range, [0, socket - 1, 0, 0, 0]);
+    syscall(libc::SYS_close_range, [socket + 1, u32::MAX as usize, 0, 0, 0]);
 }

@@ -1,11 +1,18 @@
 //! One sandbox on the host.
 #![deny(unsafe_code)]
 
+pub mod anchor;
 pub mod config;
 pub mod console;
 pub mod fs_server;
+pub mod mount;
 pub mod process;
 pub mod rootfs;
 pub mod sandbox;
+pub mod share;
 pub mod state;
+pub mod undo;
 pub mod vmm;
+
+#[cfg(test)]
+mod testing;

@@ -1,0 +1,144 @@
+//! Real mounts, each test in its own mount namespace.
+
+use std::fs;
+use std::process::Command;
+
+use super::*;
+use crate::mount::mounts_below;
+use crate::testing::in_private_mounts;
+
+fn mount_of(fstype: &str, source: &str, options: &[&str]) -> RootfsMount {
+    RootfsMount {
+        fstype: fstype.into(),
+        source: source.into(),
+        options: options.iter().map(|o| (*o).to_owned()).collect(),
+        ..RootfsMount::default()
+    }
+}
+
+fn mounted(mounts: &[RootfsMount], check: impl FnOnce(&Path)) {
+    let bundle = tempfile::tempdir().unwrap();
+    let root = bundle.path().join("rootfs");
+    fs::create_dir(&root).unwrap();
+    let mut undo = Undo::new();
+    mount_all(mounts, &root, &mut undo).unwrap();
+    check(&root);
+    undo.run().unwrap();
+    assert_eq!(mounts_below(&root).unwrap(), Vec::<PathBuf>::new());
+}
+
+#[test]
+fn a_read_only_bind_is_read_only() {
+    in_private_mounts(|| {
+        let layer = tempfile::tempdir().unwrap();
+        fs::write(layer.path().join("file"), "x").unwrap();
+        let source = layer.path().to_str().unwrap();
+        mounted(&[mount_of("bind", source, &["rbind", "ro"])], |root| {
+            assert_eq!(fs::read(root.join("file")).unwrap(), b"x");
+            assert!(fs::write(root.join("file"), "y").is_err());
+        });
+        mounted(&[mount_of("bind", source, &["rbind", "rw"])], |root| {
+            fs::write(root.join("file"), "y").unwrap();
+        });
+        assert_eq!(fs::read(layer.path().join("file")).unwrap(), b"y");
+    });
+}
+
+#[test]
+fn an_overlay_of_more_layers_than_a_page_holds() {
+    in_private_mounts(|| {
+        let work = tempfile::tempdir_in("/dev/shm").unwrap();
+        let long = work
+            .path()
+            .join("a-rather-long-name-as-snapshotters-have-them/snapshots");
+        let layers: Vec<_> = (0..90)
+            .map(|n| {
+                let layer = long.join(n.to_string()).join("fs");
+                fs::create_dir_all(&layer).unwrap();
+                fs::write(layer.join(format!("from-{n}")), "").unwrap();
+                layer.display().to_string()
+            })
+            .collect();
+        for dir in ["upper", "work"] {
+            fs::create_dir(work.path().join(dir)).unwrap();
+        }
+        let options = [
+            format!("workdir={}", work.path().join("work").display()),
+            format!("upperdir={}", work.path().join("upper").display()),
+            format!("lowerdir={}", layers.join(":")),
+        ];
+        assert!(options.join(",").len() > overlay::MAX_DATA);
+        let before = std::env::current_dir().unwrap();
+        let options: Vec<_> = options.iter().map(String::as_str).collect();
+        mounted(&[mount_of("overlay", "overlay", &options)], |root| {
+            assert_eq!(fs::read_dir(root).unwrap().count(), 90);
+            fs::write(root.join("new"), "").unwrap();
+        });
+        assert_eq!(std::env::current_dir().unwrap(), before);
+        assert!(work.path().join("upper/new").exists());
+    });
+}
+
+#[test]
+fn an_image_file_is_mounted_and_its_loop_device_let_go() {
+    in_private_mounts(|| {
+        let work = tempfile::tempdir().unwrap();
+        let image = work.path().join("image.ext4");
+        fs::File::create(&image).unwrap().set_len(8 << 20).unwrap();
+        let made = Command::new("/sbin/mkfs.ext4")
+            .arg("-q")
+            .arg(&image)
+            .status()
+            .unwrap();
+        assert!(made.success());
+        let source = image.to_str().unwrap();
+        mounted(&[mount_of("ext4", source, &["loop"])], |root| {
+            fs::write(root.join("file"), "x").unwrap();
+        });
+        mounted(&[mount_of("ext4", source, &["loop", "ro"])], |root| {
+            assert_eq!(fs::read(root.join("file")).unwrap(), b"x");
+            assert!(fs::write(root.join("file"), "y").is_err());
+        });
+        for entry in fs::read_dir("/sys/block").unwrap() {
+            let backing = entry.unwrap().path().join("loop/backing_file");
+            let file = fs::read_to_string(backing).unwrap_or_default();
+            assert_ne!(Path::new(file.trim_end()), image);
+        }
+    });
+}
+
+#[test]
+fn a_nested_target_cannot_leave_the_root() {
+    in_private_mounts(|| {
+        let layer = tempfile::tempdir().unwrap();
+        let outside = tempfile::tempdir().unwrap();
+        fs::create_dir(layer.path().join("inside")).unwrap();
+        std::os::unix::fs::symlink(outside.path(), layer.path().join("link")).unwrap();
+        let root = mount_of("bind", layer.path().to_str().unwrap(), &["rbind"]);
+        let nested = |target: &str| RootfsMount {
+            target: target.into(),
+            ..mount_of("tmpfs", "tmpfs", &[])
+        };
+        mounted(&[root.clone(), nested("inside")], |path| {
+            fs::write(path.join("inside/file"), "").unwrap();
+        });
+        assert!(!layer.path().join("inside/file").exists());
+        for target in ["link", "../../tmp"] {
+            let bundle = tempfile::tempdir().unwrap();
+            let mut undo = Undo::new();
+            assert!(
+                mount_all(&[root.clone(), nested(target)], bundle.path(), &mut undo).is_err(),
+                "{target}"
+            );
+        }
+        assert_eq!(mounts_below(outside.path()).unwrap(), Vec::<PathBuf>::new());
+    });
+}
+
+#[test]
+fn orders_to_the_mount_manager_are_refused() {
+    let mut undo = Undo::new();
+    let mounts = [mount_of("format/mkdir/overlay", "overlay", &[])];
+    let error = mount_all(&mounts, Path::new("/nowhere"), &mut undo).unwrap_err();
+    assert!(matches!(error, RootfsError::Unsupported(_)), "{error}");
+}
