@@ -68,17 +68,24 @@ pub(crate) fn translate(
     let owns_time = time(linux, asked(list, Time)?)?;
 
     // A cgroup namespace hides nothing but the guest's own layout, so every container has one.
-    let mut kinds = vec![Mount, Cgroup];
-    kinds.extend((pid != PidNamespace::Host).then_some(Pid));
-    kinds.extend(owns_ipc.then_some(Ipc));
-    kinds.extend(owns_uts.then_some(Uts));
-    kinds.extend(owns_time.then_some(Time));
+    let owned = [
+        (Pid, pid != PidNamespace::Host),
+        (Ipc, owns_ipc),
+        (Uts, owns_uts),
+        (Mount, true),
+        (Cgroup, true),
+        (Time, owns_time),
+    ];
     let hostname = name("hostname", spec.hostname().as_ref(), owns_uts, warnings)?;
     let domainname = name("domainname", spec.domainname().as_ref(), owns_uts, warnings)?;
     Ok(Namespaces {
         network,
         pid,
-        guest: kinds.into_iter().map(new_namespace).collect(),
+        guest: owned
+            .into_iter()
+            .filter(|(_, owns)| *owns)
+            .map(|(kind, _)| new_namespace(kind))
+            .collect(),
         hostname,
         domainname,
     })

@@ -145,7 +145,7 @@ pub fn plan(
     guest_linux
         .set_mount_label(None)
         .set_namespaces(Some(namespaces.guest))
-        .set_devices(Some(devices))
+        .set_devices(linux.devices().as_ref().map(|_| devices))
         .set_resources(guest_resources)
         .set_cgroups_path(Some(Path::new("/").join(container_id)));
     let mut guest_root = Root::default();

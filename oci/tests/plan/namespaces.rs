@@ -17,7 +17,7 @@ fn member(pid: Value) -> Result<ContainerPlan, PlanError> {
 #[test]
 fn a_container_alone_gets_its_own_but_for_the_network() {
     let plan = planned(minimal()).unwrap();
-    assert_eq!(guest_namespaces(&plan), [Mount, Cgroup, Pid, Ipc, Uts]);
+    assert_eq!(guest_namespaces(&plan), [Pid, Ipc, Uts, Mount, Cgroup]);
     assert_eq!(plan.host.network, NetworkNamespace::New);
     assert_eq!(plan.host.pid, PidNamespace::New);
     assert!(plan.warnings.is_empty());
@@ -26,7 +26,7 @@ fn a_container_alone_gets_its_own_but_for_the_network() {
 #[test]
 fn a_container_of_a_pod_shares_what_the_guest_has() {
     let plan = member(json!({"type": "pid"})).unwrap();
-    assert_eq!(guest_namespaces(&plan), [Mount, Cgroup, Pid]);
+    assert_eq!(guest_namespaces(&plan), [Pid, Mount, Cgroup]);
     assert_eq!(
         plan.host.network,
         NetworkNamespace::Path("/proc/77/ns/net".into())
