@@ -1,6 +1,7 @@
 //! Real specs, captured from containerd's clients by `golden/capture`, against the plans they had when a person
 //! last looked at them. `UPDATE_GOLDEN=1 cargo test -p bulkhead-oci --test golden` writes the plans anew, for
 //! `git diff` to show what a change does to real containers.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
 use std::collections::BTreeMap;
 use std::fs;
