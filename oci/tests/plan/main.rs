@@ -1,5 +1,6 @@
 //! What the translation does with each part of a spec: a minimal spec, one change, one outcome.
 #![expect(clippy::expect_used, reason = "a test that cannot go on has failed")]
+#![expect(clippy::needless_pass_by_value, reason = "json!() reads best as an argument")]
 
 mod devices;
 mod mounts;
