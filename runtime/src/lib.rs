@@ -2,6 +2,7 @@
 #![deny(unsafe_code)]
 
 pub mod anchor;
+mod cache;
 pub mod config;
 pub mod console;
 pub mod fs_server;

@@ -80,7 +80,7 @@ impl Control for FakeControl {
         Err(VmmError::Unsupported("quit"))
     }
 
-    fn last_words(&self) -> Option<DeathReason> {
+    async fn last_words(&self) -> Option<DeathReason> {
         None
     }
 }

@@ -32,7 +32,7 @@ pub(super) trait Control: Send + Sync {
     /// Asks the monitor to end, without asking the guest.
     async fn quit(&self) -> Result<(), VmmError>;
     /// Why the guest ended, as far as the monitor has said.
-    fn last_words(&self) -> Option<DeathReason>;
+    async fn last_words(&self) -> Option<DeathReason>;
 }
 
 /// How and why a VM ended.
@@ -134,7 +134,7 @@ impl VmInstance {
         let exit = self.process.wait().await;
         self.console.settled().await;
         let log = self.console.last_lines(QUOTED_LINES);
-        let reason = self.control.last_words().unwrap_or(DeathReason::VmmCrash);
+        let reason = self.control.last_words().await.unwrap_or(DeathReason::VmmCrash);
         let panicked = log.iter().any(|line| line.contains("Kernel panic - not syncing"));
         let reason = if reason == DeathReason::GuestShutdown && panicked {
             DeathReason::GuestPanic

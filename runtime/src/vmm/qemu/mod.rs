@@ -1,12 +1,36 @@
-//! QEMU's `microvm` machine.
+//! QEMU's `microvm` machine, under a parent of our own.
 
-use std::path::PathBuf;
+use std::ffi::OsString;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream as StdStream;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use async_trait::async_trait;
+use rustix::pipe::{PipeFlags, pipe_with};
+use serde_json::Value;
+use tokio::net::UnixStream;
 
+use super::instance::Control;
+use super::{Accelerator, DeathReason, VmInstance, VmSpec, Vmm, VmmError};
+use crate::config::Config;
+use crate::console::Console;
+use crate::process::Launch;
+use command_line::{Machine, command_line};
+use parent::{AGENT_FD, LOCK_FD, ParentConfig, QMP_FD, SHARE_FD, TAP_FD};
+use qmp::Qmp;
+
+pub mod command_line;
 pub mod parent;
+mod qmp;
+pub mod tsc;
 
-use super::{VmInstance, VmSpec, Vmm, VmmError};
+/// The parent enters its cgroups and starts QEMU: milliseconds, on a host that is not at its end.
+const READY_DEADLINE: Duration = Duration::from_secs(10);
+/// Where programs are looked for if PATH does not say.
+const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// Starts QEMU under its parent, `bulkhead-vmm`.
 #[derive(Debug, Clone)]
@@ -15,11 +39,158 @@ pub struct Qemu {
     pub parent: PathBuf,
     /// `qemu-system-x86_64`: a path, or a name to look up in PATH.
     pub program: PathBuf,
+    /// Where findings about the host are remembered until it boots again.
+    pub cache: PathBuf,
+}
+
+impl Qemu {
+    /// As configured.
+    pub fn new(config: &Config) -> Self {
+        Self {
+            parent: config.helper("bulkhead-vmm"),
+            program: config.qemu.clone(),
+            cache: config.state_dir.clone(),
+        }
+    }
+
+    async fn command(&self, spec: &VmSpec) -> Result<Vec<String>, VmmError> {
+        let program = find(&self.program)?;
+        let tsc_khz = match spec.accelerator {
+            Accelerator::Kvm => None,
+            Accelerator::Tcg => {
+                let cache = self.cache.clone();
+                // A measurement that fails is as good as a counter that is not steady.
+                tokio::task::spawn_blocking(move || tsc::frequency_khz(&cache))
+                    .await
+                    .ok()
+                    .flatten()
+            }
+        };
+        let machine = Machine {
+            program: &program,
+            kernel: &spec.kernel,
+            initramfs: &spec.initramfs,
+            accelerator: spec.accelerator,
+            vcpus: spec.vcpus,
+            memory_mib: spec.memory_mib,
+            tsc_khz,
+            share: spec.share.is_some(),
+            tap: spec.tap.is_some(),
+        };
+        command_line(&machine).into_iter().map(utf8).collect()
+    }
 }
 
 #[async_trait]
 impl Vmm for Qemu {
-    async fn launch(&self, _spec: VmSpec) -> Result<VmInstance, VmmError> {
-        Err(VmmError::Unsupported("start yet"))
+    async fn launch(&self, spec: VmSpec) -> Result<VmInstance, VmmError> {
+        let command = self.command(&spec).await?;
+        let console = Console::create(&spec.console_log).map_err(prepare("create the console log"))?;
+        let (output, said) = pipe_with(PipeFlags::CLOEXEC)
+            .map_err(|error| prepare("make the console's pipe")(error.into()))?;
+        console
+            .collect(output)
+            .map_err(prepare("read the console's pipe"))?;
+        let (agent, agent_end) = socket().map_err(prepare("make the agent's socket"))?;
+        let (control, control_end) = socket().map_err(prepare("make the control channel"))?;
+
+        let mut descriptors = vec![(spec.lock, LOCK_FD), (control_end, QMP_FD), (agent_end, AGENT_FD)];
+        descriptors.extend(spec.share.map(|share| (share, SHARE_FD)));
+        descriptors.extend(spec.tap.map(|tap| (tap, TAP_FD)));
+        let config = ParentConfig {
+            command,
+            descriptors: descriptors.iter().map(|(_, number)| *number).collect(),
+            placement: spec.placement,
+        };
+        let config =
+            serde_json::to_vec(&config).map_err(|error| prepare("write the configuration")(error.into()))?;
+        let complaints = said.try_clone().map_err(prepare("make the console's pipe"))?;
+        let mut launch = Launch::new(&self.parent)
+            .config(config)
+            .watchdog()
+            .reports()
+            .stdout(said)
+            .stderr(complaints);
+        for (descriptor, number) in descriptors {
+            launch = launch.descriptor(descriptor, number);
+        }
+        let mut process = launch.spawn()?;
+        let monitor = process.ready(READY_DEADLINE).await?;
+        let control = Arc::new(Qmp::start(control));
+        Ok(VmInstance {
+            agent: Mutex::new(Some(agent)),
+            process,
+            monitor,
+            console,
+            control,
+        })
+    }
+}
+
+#[async_trait]
+impl Control for Qmp {
+    async fn pause(&self) -> Result<(), VmmError> {
+        self.execute("stop", Value::Null).await.map(drop)
+    }
+
+    async fn resume(&self) -> Result<(), VmmError> {
+        self.execute("cont", Value::Null).await.map(drop)
+    }
+
+    async fn quit(&self) -> Result<(), VmmError> {
+        self.execute("quit", Value::Null).await.map(drop)
+    }
+
+    async fn last_words(&self) -> Option<DeathReason> {
+        Self::last_words(self).await
+    }
+}
+
+/// A connected pair: ours for tokio, and theirs.
+fn socket() -> io::Result<(UnixStream, OwnedFd)> {
+    let (ours, theirs) = StdStream::pair()?;
+    ours.set_nonblocking(true)?;
+    Ok((UnixStream::from_std(ours)?, theirs.into()))
+}
+
+fn prepare(action: &'static str) -> impl Fn(io::Error) -> VmmError {
+    move |source| VmmError::Prepare { action, source }
+}
+
+/// The configuration that carries it is text.
+fn utf8(argument: OsString) -> Result<String, VmmError> {
+    argument.into_string().map_err(|argument| {
+        let source = io::Error::new(io::ErrorKind::InvalidInput, format!("{argument:?} is not UTF-8"));
+        VmmError::Prepare {
+            action: "write the command line",
+            source,
+        }
+    })
+}
+
+/// A program's path: a name without a slash is looked up as a shell would.
+fn find(program: &Path) -> Result<PathBuf, VmmError> {
+    if program.components().count() > 1 {
+        return Ok(program.to_owned());
+    }
+    let path = std::env::var_os("PATH").unwrap_or_else(|| DEFAULT_PATH.into());
+    let found = std::env::split_paths(&path)
+        .map(|directory| directory.join(program))
+        .find(|file| file.is_file());
+    found.ok_or_else(|| VmmError::NotFound {
+        program: program.to_owned(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn programs_are_found_as_a_shell_finds_them() {
+        assert!(find(Path::new("sh")).unwrap().ends_with("bin/sh"));
+        assert_eq!(find(Path::new("/x/qemu")).unwrap(), Path::new("/x/qemu"));
+        let error = find(Path::new("qemu-system-vax")).unwrap_err();
+        assert_eq!(error.to_string(), "qemu-system-vax not found in PATH");
     }
 }

@@ -1,0 +1,81 @@
+//! What was found out about the host and holds until it boots again.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::process::boot_id;
+
+/// One remembered value in one file. It can always be found out anew: no failure here is an error.
+#[derive(Debug)]
+pub(crate) struct BootCache {
+    path: PathBuf,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Entry<T> {
+    boot_id: String,
+    /// Which program found it out: another version may look at other things.
+    version: String,
+    value: T,
+}
+
+impl BootCache {
+    pub(crate) fn new(path: PathBuf) -> Self {
+        Self { path }
+    }
+
+    /// The value, if it was written during this boot, by this version.
+    pub(crate) fn read<T: DeserializeOwned>(&self) -> Option<T> {
+        let text = fs::read(&self.path).ok()?;
+        let entry: Entry<T> = serde_json::from_slice(&text).ok()?;
+        (entry.boot_id == boot_id().ok()? && entry.version == env!("CARGO_PKG_VERSION"))
+            .then_some(entry.value)
+    }
+
+    /// Remembers the value, if it can be.
+    pub(crate) fn write<T: Serialize>(&self, value: &T) {
+        if let Err(error) = self.try_write(value) {
+            tracing::debug!(path = %self.path.display(), %error, "not remembered");
+        }
+    }
+
+    fn try_write<T: Serialize>(&self, value: &T) -> io::Result<()> {
+        let directory = self.path.parent().unwrap_or(Path::new("/"));
+        fs::create_dir_all(directory)?;
+        let entry = Entry {
+            boot_id: boot_id()?,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            value,
+        };
+        // Several sandboxes may find out the same at the same time: each writes its own file, one stays.
+        let mut name = self.path.clone().into_os_string();
+        name.push(format!(".{}", std::process::id()));
+        fs::write(&name, serde_json::to_vec(&entry)?)?;
+        fs::rename(&name, &self.path)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_value_of_this_boot_is_remembered_and_another_boots_is_not() {
+        let directory = tempfile::tempdir().unwrap();
+        let cache = BootCache::new(directory.path().join("made/for/it.json"));
+        assert_eq!(cache.read::<u32>(), None);
+        cache.write(&7);
+        assert_eq!(cache.read(), Some(7));
+        let text = fs::read_to_string(&cache.path)
+            .unwrap()
+            .replace(&boot_id().unwrap(), "another");
+        fs::write(&cache.path, text).unwrap();
+        assert_eq!(cache.read::<u32>(), None);
+        fs::write(&cache.path, "half a val").unwrap();
+        assert_eq!(cache.read::<u32>(), None);
+    }
+}
