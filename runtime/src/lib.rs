@@ -1,8 +1,9 @@
 //! One sandbox on the host.
 #![deny(unsafe_code)]
+mod cache;
 
 pub mod anchor;
-mod cache;
+pub mod cgroup;
 pub mod config;
 pub mod console;
 pub mod fs_server;

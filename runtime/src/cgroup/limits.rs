@@ -1,0 +1,131 @@
+//! The limits of a spec as the files of cgroup versions 1 and 2. Pure.
+
+use oci_spec::runtime::LinuxResources;
+
+/// One file of a cgroup and what is written into it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Setting {
+    /// Whose file it is.
+    pub controller: &'static str,
+    /// Its name.
+    pub file: &'static str,
+    /// Text to write.
+    pub value: String,
+    /// A kernel that lacks the file is no error.
+    pub optional: bool,
+}
+
+/// The kernel's default CFS period in microseconds.
+const DEFAULT_PERIOD: u64 = 100_000;
+
+fn setting(controller: &'static str, file: &'static str, value: impl ToString) -> Setting {
+    Setting {
+        controller,
+        file,
+        value: value.to_string(),
+        optional: false,
+    }
+}
+
+/// Version 1.
+pub(super) fn v1(resources: &LinuxResources) -> Vec<Setting> {
+    let mut settings = Vec::new();
+    if let Some(memory) = resources.memory() {
+        let mut add = |file, value: Option<i64>| {
+            settings.extend(value.map(|value| setting("memory", file, value)));
+        };
+        add("memory.limit_in_bytes", memory.limit());
+        add("memory.soft_limit_in_bytes", memory.reservation());
+        if let Some(swap) = memory.swap() {
+            let file = "memory.memsw.limit_in_bytes";
+            settings.push(Setting {
+                optional: true,
+                ..setting("memory", file, swap)
+            });
+        }
+    }
+    if let Some(cpu) = resources.cpu() {
+        settings.extend(cpu.shares().map(|shares| setting("cpu", "cpu.shares", shares)));
+        settings.extend(
+            cpu.period()
+                .map(|period| setting("cpu", "cpu.cfs_period_us", period)),
+        );
+        settings.extend(cpu.quota().map(|quota| setting("cpu", "cpu.cfs_quota_us", quota)));
+    }
+    settings.extend(pids_max(resources));
+    settings
+}
+
+/// Version 2.
+pub(super) fn v2(resources: &LinuxResources) -> Vec<Setting> {
+    let mut settings = Vec::new();
+    if let Some(memory) = resources.memory() {
+        settings.extend(
+            memory
+                .limit()
+                .map(|limit| setting("memory", "memory.max", or_max(limit))),
+        );
+        settings.extend(
+            memory
+                .reservation()
+                .map(|low| setting("memory", "memory.low", or_max(low))),
+        );
+        if let Some(swap) = memory.swap() {
+            // Version 1, and the spec, count memory and swap together.
+            let alone = if swap < 0 {
+                swap
+            } else {
+                (swap - memory.limit().unwrap_or(0)).max(0)
+            };
+            let file = "memory.swap.max";
+            settings.push(Setting {
+                optional: true,
+                ..setting("memory", file, or_max(alone))
+            });
+        }
+    }
+    if let Some(cpu) = resources.cpu() {
+        settings.extend(
+            cpu.shares()
+                .map(|shares| setting("cpu", "cpu.weight", weight(shares))),
+        );
+        if cpu.quota().is_some() || cpu.period().is_some() {
+            let quota = cpu
+                .quota()
+                .filter(|quota| *quota > 0)
+                .map_or("max".to_owned(), |q| q.to_string());
+            let period = cpu.period().unwrap_or(DEFAULT_PERIOD);
+            settings.push(setting("cpu", "cpu.max", format!("{quota} {period}")));
+        }
+    }
+    settings.extend(pids_max(resources));
+    settings
+}
+
+fn pids_max(resources: &LinuxResources) -> Option<Setting> {
+    // The spec's 0 or less is no limit.
+    let limit = resources.pids().as_ref()?.limit();
+    Some(setting(
+        "pids",
+        "pids.max",
+        if limit > 0 {
+            limit.to_string()
+        } else {
+            "max".to_owned()
+        },
+    ))
+}
+
+fn or_max(bytes: i64) -> String {
+    if bytes < 0 {
+        "max".to_owned()
+    } else {
+        bytes.to_string()
+    }
+}
+
+/// Shares (2..=262144, default 1024) as a weight (1..=10000, default 100), by the formula of runtime-spec.
+fn weight(shares: u64) -> u64 {
+    let shares = shares.clamp(2, 262_144);
+    1 + (shares - 2) * 9999 / 262_142
+}
