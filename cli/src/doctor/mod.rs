@@ -1,0 +1,204 @@
+//! `bulkhead doctor`: can this node run sandboxes, and if not, why not and what to do.
+//!
+//! A check looks at one thing and says what it saw. To add one, write a function that returns a [`Check`] in the
+//! file it belongs to and call it in [`examine`].
+
+mod accelerator;
+mod containerd;
+mod host;
+mod programs;
+
+use std::io::{self, Write};
+use std::path::Path;
+
+use bulkhead_runtime::config::Config;
+use serde::Serialize;
+
+use crate::output;
+
+/// What one look at the node found.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Check {
+    /// What was looked at.
+    pub id: &'static str,
+    /// How bad it is.
+    pub status: Status,
+    /// What was seen.
+    pub evidence: String,
+    /// What to do about it, unless all is well.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub remedy: Option<String>,
+}
+
+/// How bad a finding is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Status {
+    /// All is well.
+    Ok,
+    /// Sandboxes run, but not as they could.
+    Warning,
+    /// No sandbox can run.
+    Fatal,
+}
+
+/// Everything that was found.
+#[derive(Debug, Serialize)]
+pub struct Report {
+    /// The worst of all.
+    pub status: Status,
+    /// In the order in which a sandbox would meet them.
+    pub checks: Vec<Check>,
+}
+
+/// Looks at everything. Nothing is changed on the node.
+pub fn examine(config_path: &Path) -> Report {
+    let (config, configuration) = match Config::load(config_path) {
+        Ok(config) => {
+            let found = if config_path.exists() {
+                "was read"
+            } else {
+                "is not there: defaults"
+            };
+            let check = Check::ok("config", format!("{} {found}", config_path.display()));
+            (config, check)
+        }
+        Err(error) => {
+            let check = Check::fatal(
+                "config",
+                error.to_string(),
+                "correct it; docs/configuration.md lists the keys",
+            );
+            (Config::default(), check)
+        }
+    };
+    let mut checks = vec![configuration];
+    checks.extend(accelerator::checks(&config));
+    checks.extend(programs::checks(&config));
+    checks.extend(host::checks(&config));
+    checks.extend(containerd::checks());
+    Report::new(checks)
+}
+
+impl Check {
+    pub(crate) fn ok(id: &'static str, evidence: impl Into<String>) -> Self {
+        Self {
+            id,
+            status: Status::Ok,
+            evidence: evidence.into(),
+            remedy: None,
+        }
+    }
+
+    pub(crate) fn warning(id: &'static str, evidence: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self {
+            id,
+            status: Status::Warning,
+            evidence: evidence.into(),
+            remedy: Some(remedy.into()),
+        }
+    }
+
+    pub(crate) fn fatal(id: &'static str, evidence: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self {
+            id,
+            status: Status::Fatal,
+            evidence: evidence.into(),
+            remedy: Some(remedy.into()),
+        }
+    }
+}
+
+impl Report {
+    fn new(checks: Vec<Check>) -> Self {
+        let status = checks
+            .iter()
+            .map(|check| check.status)
+            .max()
+            .unwrap_or(Status::Ok);
+        Self { status, checks }
+    }
+
+    /// 0 all is well, 1 there are warnings, 2 no sandbox can run.
+    pub fn exit_code(&self) -> u8 {
+        match self.status {
+            Status::Ok => 0,
+            Status::Warning => 1,
+            Status::Fatal => 2,
+        }
+    }
+
+    /// Writes it for people, or as JSON.
+    pub fn write(&self, out: &mut impl Write, json: bool) -> io::Result<()> {
+        if json {
+            return output::json(out, self);
+        }
+        let width = self.checks.iter().map(|check| check.id.len()).max().unwrap_or(0);
+        for check in &self.checks {
+            let mark = match check.status {
+                Status::Ok => "ok  ",
+                Status::Warning => "warn",
+                Status::Fatal => "FAIL",
+            };
+            writeln!(out, "{mark}  {:<width$}  {}", check.id, check.evidence)?;
+            if let Some(remedy) = &check.remedy {
+                writeln!(out, "      {:<width$}  -> {remedy}", "")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_worst_check_decides() {
+        let ok = || Check::ok("a", "fine");
+        let warning = || Check::warning("b", "slow", "hurry");
+        assert_eq!(Report::new(vec![ok()]).exit_code(), 0);
+        assert_eq!(Report::new(vec![ok(), warning()]).exit_code(), 1);
+        assert_eq!(
+            Report::new(vec![Check::fatal("c", "no", "yes"), warning()]).exit_code(),
+            2
+        );
+    }
+
+    #[test]
+    fn people_read_lines_and_remedies() {
+        let report = Report::new(vec![
+            Check::ok("kernel", "6.12"),
+            Check::warning("kvm", "none", "enable it"),
+        ]);
+        let mut out = Vec::new();
+        report.write(&mut out, false).unwrap();
+        let text = String::from_utf8(out).unwrap();
+        assert_eq!(
+            text,
+            "ok    kernel  6.12\nwarn  kvm     none\n              -> enable it\n"
+        );
+    }
+
+    #[test]
+    fn machines_read_json() {
+        let mut out = Vec::new();
+        Report::new(vec![Check::ok("kernel", "6.12")])
+            .write(&mut out, true)
+            .unwrap();
+        let json: serde_json::Value = serde_json::from_slice(&out).unwrap();
+        assert_eq!(json["status"], "ok");
+        assert_eq!(json["checks"][0]["evidence"], "6.12");
+        assert!(json["checks"][0].get("remedy").is_none());
+    }
+
+    #[test]
+    fn a_bad_configuration_is_a_finding_among_others() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("config.toml");
+        std::fs::write(&path, "no_such_key = 1").unwrap();
+        let report = examine(&path);
+        assert_eq!(report.checks[0].status, Status::Fatal);
+        assert!(report.checks.len() > 5);
+    }
+}
