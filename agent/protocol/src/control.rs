@@ -150,12 +150,12 @@ fn clean_texts(body: &mut Body) {
 
 /// Escapes control characters, which could forge lines of a log or drive a terminal, and cuts at `MAX_TEXT`.
 fn clean(text: &mut String) {
-    let risky = |c: char| c.is_control() && c != '\n' && c != '\t';
+    let risky = |c: char| c.is_control() && c != '\t';
     if text.len() <= MAX_TEXT && !text.contains(risky) {
         return;
     }
     let mut cleaned = String::with_capacity(text.len().min(MAX_TEXT));
-    for c in text.chars() {
+    for c in text.trim_end().chars() {
         let piece: Cow<'_, str> = if risky(c) {
             c.escape_default().to_string().into()
         } else {
@@ -168,3 +168,6 @@ fn clean(text: &mut String) {
     }
     *text = cleaned;
 }
+
+#[cfg(test)]
+mod tests;

@@ -307,3 +307,6 @@ impl Kind {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

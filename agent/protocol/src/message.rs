@@ -572,3 +572,6 @@ pub struct Hello {
     #[prost(string, tag = "6")]
     pub kernel_release: String,
 }
+
+#[cfg(test)]
+mod tests;

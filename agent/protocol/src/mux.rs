@@ -5,7 +5,9 @@
 //! the stream when it has sent its own and seen the other's, so no frame can come late, and one for a
 //! stream that is not in the table is a violation. A reader's first CREDIT tells the writer that it exists.
 
+mod peer;
 mod reader;
+mod streams;
 mod writer;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -17,7 +19,7 @@ use prost::Message;
 use self::reader::Reader;
 use self::writer::Writer;
 use crate::control;
-use crate::error::{LinkError, StreamError, Violation};
+use crate::error::{LinkError, Violation};
 use crate::frame::{Frame, Sync};
 use crate::generation::Role;
 use crate::message::{Envelope, Hello};
@@ -32,16 +34,12 @@ pub const MIN_WINDOW: u64 = 4 << 10;
 /// What all windows beyond the smallest come to at most. With `MAX_STREAMS` smallest ones that is the
 /// 16 MiB that one connection may cost its owner.
 pub const WINDOW_BUDGET: u64 = (16 << 20) - MAX_STREAMS as u64 * MIN_WINDOW;
-/// A new reader gets this part of what is left of the budget: 16 have full windows, 100 have 16 KiB.
-const WINDOW_SHARE: u64 = 32;
 /// What one call of `poll_output` gathers. What is gathered cannot be overtaken by a kill: 1 ms at 100 MB/s.
 const BATCH: usize = 128 << 10;
 /// Control messages wait for room while more than this is queued, in either direction.
 const CONTROL_QUEUE: usize = 1 << 20;
 /// What a queued control message costs beyond its bytes.
 const CONTROL_OVERHEAD: usize = 64;
-/// Control messages shorter than this are copied out of the read buffer, which they would keep alive.
-const SHORT_CONTROL: usize = 16 << 10;
 /// Reading pauses while so many CREDIT and RESET frames wait; an honest peer causes two for a stream.
 const MAX_URGENT: usize = 4 * MAX_STREAMS;
 
@@ -149,132 +147,6 @@ impl Mux {
         }
     }
 
-    /// Takes a frame from the peer. An error ends the connection; tell `fail`.
-    pub fn receive(&mut self, frame: Frame) -> Result<Option<Hello>, LinkError> {
-        let name = frame.name();
-        match (&self.phase, frame) {
-            (Phase::Searching, Frame::Sync(sync)) => self.receive_sync(sync),
-            (_, Frame::Sync(sync)) if sync.epoch != self.peer_epoch => return Err(LinkError::PeerRestarted),
-            (Phase::Greeting, Frame::Hello(payload)) => {
-                let hello = control::decode_hello(payload)?;
-                self.phase = Phase::Established(hello.generation.min(self.hello.generation));
-                self.wake_senders();
-                wake(&mut self.output);
-                return Ok(Some(hello));
-            }
-            (Phase::Established(_), Frame::Control(payload)) => {
-                let short = payload.len() < SHORT_CONTROL;
-                self.incoming.push(if short {
-                    Bytes::copy_from_slice(&payload)
-                } else {
-                    payload
-                });
-                wake(&mut self.receiver);
-            }
-            (Phase::Established(_), Frame::Data { stream, payload, end }) => {
-                self.receive_data(stream, &payload, end)?;
-            }
-            (Phase::Established(_), Frame::Credit { stream, limit }) => self.receive_credit(stream, limit)?,
-            (Phase::Established(_), Frame::Reset { stream }) => self.receive_reset(stream)?,
-            _ => return Err(Violation::Handshake { frame: name }.into()),
-        }
-        Ok(None)
-    }
-
-    fn receive_sync(&mut self, sync: Sync) {
-        // 0 and this side's own epoch are garbage, or an echo.
-        if sync.epoch == 0 || sync.epoch == self.epoch {
-            return;
-        }
-        if sync.epoch != self.peer_epoch {
-            self.peer_epoch = sync.epoch;
-            self.sync_due = true;
-            wake(&mut self.output);
-        }
-        if sync.answers == self.epoch {
-            self.phase = Phase::Greeting;
-        }
-    }
-
-    fn receive_data(&mut self, stream: u32, payload: &[u8], end: bool) -> Result<(), Violation> {
-        let Some(Stream::Reader(reader)) = self.streams.get_mut(&stream) else {
-            return Err(Violation::Stream {
-                frame: "DATA",
-                stream,
-            });
-        };
-        self.discarded += reader.receive(stream, payload)?;
-        if end {
-            self.finish_reader(stream, true);
-        }
-        Ok(())
-    }
-
-    fn receive_credit(&mut self, stream: u32, limit: u64) -> Result<(), Violation> {
-        let violation = Violation::Stream {
-            frame: "CREDIT",
-            stream,
-        };
-        match self.streams.get_mut(&stream) {
-            Some(Stream::Writer(writer)) => {
-                if !writer.credit(limit) {
-                    return Err(violation);
-                }
-                self.schedule(stream);
-            }
-            Some(Stream::Offered(old)) if limit >= *old => *old = limit,
-            None if self.role == Role::Guest => {
-                if self.live_streams() >= MAX_STREAMS {
-                    return Err(Violation::TooManyStreams);
-                }
-                self.streams.insert(stream, Stream::Offered(limit));
-            }
-            _ => return Err(violation),
-        }
-        Ok(())
-    }
-
-    fn receive_reset(&mut self, stream: u32) -> Result<(), Violation> {
-        match self.streams.get_mut(&stream) {
-            Some(Stream::Reader(reader)) if !reader.is_finished() => self.finish_reader(stream, false),
-            Some(Stream::Writer(writer)) if !writer.is_stopped() => {
-                if writer.stop() {
-                    self.push_urgent(Urgent::Reset(stream));
-                }
-                self.forget_done(stream);
-            }
-            Some(Stream::Offered(_)) => self.bury(stream),
-            None if self.role == Role::Guest => self.bury(stream),
-            _ => {
-                return Err(Violation::Stream {
-                    frame: "RESET",
-                    stream,
-                });
-            }
-        }
-        Ok(())
-    }
-
-    fn finish_reader(&mut self, stream: u32, clean: bool) {
-        if let Some(Stream::Reader(reader)) = self.streams.get_mut(&stream) {
-            if reader.finish(clean) {
-                self.push_urgent(Urgent::Reset(stream));
-            }
-            self.forget_done(stream);
-        }
-    }
-
-    /// The host has given up a stream that the guest has not opened.
-    fn bury(&mut self, stream: u32) {
-        self.streams.remove(&stream);
-        // The oldest was named by a message long gone.
-        if self.stillborn.len() == MAX_STREAMS {
-            self.stillborn.pop_front();
-        }
-        self.stillborn.push_back(stream);
-        self.push_urgent(Urgent::Reset(stream));
-    }
-
     /// Ready while there is room for what a further read may bring. Fails once the connection has.
     pub fn poll_input(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), LinkError>> {
         if let Some(error) = &self.failed {
@@ -363,7 +235,7 @@ impl Mux {
                 Poll::Ready(Ok(()))
             }
             _ => {
-                self.senders.push(cx.waker().clone());
+                self.wait(cx);
                 Poll::Pending
             }
         }
@@ -377,7 +249,7 @@ impl Mux {
         if self.idle {
             return Poll::Ready(Ok(()));
         }
-        self.senders.push(cx.waker().clone());
+        self.wait(cx);
         Poll::Pending
     }
 
@@ -397,132 +269,6 @@ impl Mux {
         Poll::Pending
     }
 
-    /// Opens the reading end of a stream and grants its first credit.
-    pub fn open_reader(&mut self, stream: u32) -> Result<(), LinkError> {
-        let used: u64 = self.streams.values().map(Stream::window).sum();
-        let window = (WINDOW_BUDGET.saturating_sub(used) / WINDOW_SHARE).clamp(MIN_WINDOW, WINDOW);
-        let mut reader = Reader::new(window);
-        if matches!(self.streams.get(&stream), Some(Stream::Offered(_))) {
-            return Err(LinkError::StreamInUse(stream));
-        } else if self.check_open(stream)? {
-            reader.finish(false);
-        } else {
-            self.push_urgent(Urgent::Credit(stream));
-        }
-        self.streams.insert(stream, Stream::Reader(reader));
-        Ok(())
-    }
-
-    /// Opens the writing end of a stream.
-    pub fn open_writer(&mut self, stream: u32) -> Result<(), LinkError> {
-        let mut writer = Writer::default();
-        if self.check_open(stream)? {
-            writer.stop();
-        } else if let Some(Stream::Offered(limit)) = self.streams.get(&stream) {
-            writer.credit(*limit);
-        }
-        self.streams.insert(stream, Stream::Writer(writer));
-        Ok(())
-    }
-
-    /// Whether the stream can be opened, and whether the peer has given it up already.
-    fn check_open(&mut self, stream: u32) -> Result<bool, LinkError> {
-        if let Some(error) = &self.failed {
-            return Err(error.clone());
-        }
-        match self.streams.get(&stream) {
-            Some(Stream::Offered(_)) => return Ok(false),
-            Some(_) => return Err(LinkError::StreamInUse(stream)),
-            None if stream == 0 => return Err(LinkError::StreamInUse(0)),
-            None if self.live_streams() >= MAX_STREAMS => return Err(LinkError::TooManyStreams),
-            None => (),
-        }
-        let stillborn = self.stillborn.iter().position(|id| *id == stream);
-        Ok(stillborn.and_then(|at| self.stillborn.remove(at)).is_some())
-    }
-
-    /// The next bytes of a stream; `None` is its end.
-    pub fn poll_read(
-        &mut self,
-        cx: &mut Context<'_>,
-        stream: u32,
-    ) -> Poll<Result<Option<Bytes>, StreamError>> {
-        let Some(Stream::Reader(reader)) = self.streams.get_mut(&stream) else {
-            return Poll::Ready(Err(StreamError::Reset));
-        };
-        match (reader.poll_read(cx), &self.failed) {
-            (Poll::Ready(result), _) => {
-                if reader.wants_credit() {
-                    self.push_urgent(Urgent::Credit(stream));
-                }
-                Poll::Ready(result)
-            }
-            (Poll::Pending, Some(error)) => Poll::Ready(Err(StreamError::Link(error.clone()))),
-            (Poll::Pending, None) => Poll::Pending,
-        }
-    }
-
-    /// The reader is gone.
-    pub fn drop_reader(&mut self, stream: u32) {
-        if let Some(Stream::Reader(reader)) = self.streams.get_mut(&stream) {
-            let (discarded, reset) = reader.abandon();
-            self.discarded += discarded;
-            if reset {
-                self.push_urgent(Urgent::Reset(stream));
-            }
-            self.forget_done(stream);
-        }
-    }
-
-    /// Moves bytes from the front of `bytes` into the stream; ready when none is left.
-    pub fn poll_write(
-        &mut self,
-        cx: &mut Context<'_>,
-        stream: u32,
-        bytes: &mut Bytes,
-    ) -> Poll<Result<(), StreamError>> {
-        if let Some(error) = &self.failed {
-            return Poll::Ready(Err(StreamError::Link(error.clone())));
-        }
-        let Some(Stream::Writer(writer)) = self.streams.get_mut(&stream) else {
-            return Poll::Ready(Err(StreamError::Reset));
-        };
-        let written = writer.poll_write(cx, bytes);
-        self.schedule(stream);
-        written
-    }
-
-    /// Ends the stream after what was written.
-    pub fn end(&mut self, stream: u32) -> Result<(), StreamError> {
-        if let Some(error) = &self.failed {
-            return Err(StreamError::Link(error.clone()));
-        }
-        match self.streams.get_mut(&stream) {
-            Some(Stream::Writer(writer)) if !writer.is_stopped() => writer.end(),
-            _ => return Err(StreamError::Reset),
-        }
-        self.schedule(stream);
-        Ok(())
-    }
-
-    /// Ready when the peer no longer reads, or the connection has failed.
-    pub fn poll_reset(&mut self, cx: &mut Context<'_>, stream: u32) -> Poll<()> {
-        match self.streams.get_mut(&stream) {
-            Some(Stream::Writer(writer)) if self.failed.is_none() => writer.poll_stopped(cx),
-            _ => Poll::Ready(()),
-        }
-    }
-
-    /// The writer is gone; without an `end` the stream is aborted.
-    pub fn drop_writer(&mut self, stream: u32) {
-        if let Some(Stream::Writer(writer)) = self.streams.get_mut(&stream) {
-            if writer.abandon() {
-                self.push_urgent(Urgent::Reset(stream));
-            }
-            self.forget_done(stream);
-        }
-    }
-
     /// Ends the connection. Returns why: the first reason stays.
     pub fn fail(&mut self, error: LinkError) -> LinkError {
         let error = self.failed.get_or_insert(error).clone();
@@ -538,6 +284,21 @@ impl Mux {
             wake(waker);
         }
         error
+    }
+
+    /// Bytes held for readers and in the queue of incoming messages.
+    #[cfg(any(test, feature = "fuzzing"))]
+    pub(crate) fn held(&self) -> usize {
+        let readers = self.streams.values().map(|stream| match stream {
+            Stream::Reader(reader) => reader.held(),
+            _ => 0,
+        });
+        self.incoming.cost + readers.sum::<usize>()
+    }
+
+    #[cfg(any(test, feature = "fuzzing"))]
+    pub(crate) fn streams(&self) -> usize {
+        self.streams.len()
     }
 
     /// Bytes that came for readers which were gone, since the start.
@@ -574,6 +335,12 @@ impl Mux {
     fn wake_output(&mut self) {
         self.idle = false;
         wake(&mut self.output);
+    }
+
+    fn wait(&mut self, cx: &Context<'_>) {
+        if !self.senders.iter().any(|waker| waker.will_wake(cx.waker())) {
+            self.senders.push(cx.waker().clone());
+        }
     }
 
     fn wake_senders(&mut self) {
@@ -614,3 +381,6 @@ fn wake(waker: &mut Option<Waker>) {
         waker.wake();
     }
 }
+
+#[cfg(test)]
+mod tests;

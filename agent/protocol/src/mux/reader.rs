@@ -128,6 +128,11 @@ impl Reader {
         self.held
     }
 
+    #[cfg(any(test, feature = "fuzzing"))]
+    pub(super) fn held(&self) -> usize {
+        self.buffer.len()
+    }
+
     pub(super) fn window(&self) -> u64 {
         self.window
     }
