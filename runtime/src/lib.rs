@@ -1,13 +1,16 @@
 //! One sandbox on the host.
 #![deny(unsafe_code)]
-mod cache;
 
+mod cache;
+pub mod agent;
 pub mod anchor;
 pub mod cgroup;
 pub mod config;
 pub mod console;
 pub mod fs_server;
 pub mod hooks;
+pub mod kvm;
+pub mod lease;
 pub mod mount;
 pub mod network;
 pub mod process;

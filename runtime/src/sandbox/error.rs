@@ -1,7 +1,10 @@
 //! What can go wrong with a sandbox, in the words the user gets to read.
 
+use bulkhead_agent_protocol::message::FailureKind;
 use displaydoc::Display;
 use thiserror::Error;
+
+use crate::agent::AgentError;
 
 /// What sort of failure; the shim turns it into a status code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,6 +51,33 @@ impl SandboxError {
     /// `cause` and everything below it in one line, behind what was being done.
     pub(crate) fn doing(kind: ErrorKind, what: &str, cause: &dyn std::error::Error) -> Self {
         Self::new(kind, format!("{what}: {}", chain(cause)))
+    }
+}
+
+impl From<AgentError> for SandboxError {
+    fn from(error: AgentError) -> Self {
+        let kind = match &error {
+            AgentError::Refused { kind, .. } => match kind {
+                FailureKind::InvalidArgument | FailureKind::ResourceLimit => ErrorKind::InvalidArgument,
+                FailureKind::NotFound => ErrorKind::NotFound,
+                FailureKind::AlreadyExists => ErrorKind::AlreadyExists,
+                FailureKind::FailedPrecondition => ErrorKind::FailedPrecondition,
+                FailureKind::Unsupported => ErrorKind::Unimplemented,
+                FailureKind::Other
+                | FailureKind::ExecutableNotFound
+                | FailureKind::PermissionDenied
+                | FailureKind::NotExecutable
+                | FailureKind::BadCwd
+                | FailureKind::UserSetup
+                | FailureKind::Mount
+                | FailureKind::Cgroup
+                | FailureKind::Pty => ErrorKind::Internal,
+            },
+            AgentError::Slow { .. } => ErrorKind::DeadlineExceeded,
+            AgentError::Nonsense { .. } => ErrorKind::Internal,
+            AgentError::Gone(_) => ErrorKind::Unavailable,
+        };
+        Self::new(kind, error.to_string())
     }
 }
 

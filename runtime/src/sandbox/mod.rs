@@ -15,11 +15,12 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 
+pub use crate::agent::{StdioRequest, Streams};
 pub use container::{Container, ExecHandle};
 pub(crate) use error::chain;
 pub use error::{ErrorKind, SandboxError};
 pub use event::{ExitStatus, SandboxEvent};
-pub use request::{ContainerRequest, SandboxRequest, StdioRequest, Streams};
+pub use request::{ContainerRequest, SandboxRequest};
 pub use timings::Timings;
 
 /// A running sandbox. Clones share it; dropping the last one kills the VM.
