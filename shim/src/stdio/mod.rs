@@ -1,0 +1,271 @@
+//! A process's standard streams, between what the client named in its request and the guest.
+//!
+//! [`Stdio::open`] opens what the client named, before the guest is asked for anything;
+//! [`Stdio::attach`] starts the copying once the guest has streams for it.
+
+mod binary;
+mod copy;
+mod fifo;
+mod file;
+mod sink;
+mod uri;
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use bulkhead_runtime::sandbox::{StdioRequest, Streams};
+use displaydoc::Display;
+use thiserror::Error;
+
+pub use copy::Copies;
+use sink::Sink;
+use uri::Target;
+
+/// The stdio fields of a request, as the client wrote them. State repeats them, so that a client that
+/// re-attaches finds its fifos.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Paths {
+    /// Fifo, or empty.
+    pub stdin: String,
+    /// Fifo, URI, or empty.
+    pub stdout: String,
+    /// The same. Not used with a terminal.
+    pub stderr: String,
+    /// The process gets a terminal.
+    pub terminal: bool,
+}
+
+/// What the client named, opened.
+#[derive(Debug)]
+pub struct Stdio {
+    stdin: Option<fifo::Input>,
+    stdout: Option<Sink>,
+    stderr: Option<Sink>,
+    logger: Option<binary::Logger>,
+    terminal: bool,
+}
+
+/// Why a stream cannot be opened.
+#[derive(Debug, Display, Error)]
+pub enum StdioError {
+    /// stdio {path}: {source}
+    Io {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// stdio {0} is not a fifo
+    NotFifo(PathBuf),
+    /// unsupported scheme of stdio {0:?}: expected a fifo, file:///, binary:/// or binary-v2:///
+    Scheme(String),
+    /// stdio {0:?} is not an absolute path
+    Relative(String),
+    /// stdin {0:?} is not a fifo
+    Stdin(String),
+    /// logging program {0} ended before it was ready
+    LoggerEnded(PathBuf),
+    /// logging program {0} was not ready within 10 s
+    LoggerNotReady(PathBuf),
+}
+
+impl StdioError {
+    /// Whether the request itself is wrong.
+    pub fn is_callers_fault(&self) -> bool {
+        matches!(
+            self,
+            Self::NotFifo(_) | Self::Scheme(_) | Self::Relative(_) | Self::Stdin(_)
+        )
+    }
+
+    /// Whether what was named does not exist.
+    pub fn is_not_found(&self) -> bool {
+        matches!(self, Self::Io { source, .. } if source.kind() == io::ErrorKind::NotFound
+            || source.raw_os_error() == Some(libc::ENXIO))
+    }
+
+    fn at(path: &Path) -> impl FnOnce(io::Error) -> Self {
+        let path = path.to_owned();
+        move |source| Self::Io { path, source }
+    }
+}
+
+impl Stdio {
+    /// Opens everything that `paths` names. Never waits for a client; for a logging program, 10 s at most.
+    ///
+    /// # Errors
+    /// Something is not there, or is not what it has to be. Nothing stays open then.
+    pub async fn open(paths: &Paths, namespace: &str, container_id: &str) -> Result<Self, StdioError> {
+        let stdin = match Target::parse(&paths.stdin)? {
+            Target::Null => None,
+            Target::Fifo(path) => Some(fifo::Input::open(&path)?),
+            Target::File(_) | Target::Binary(_) => return Err(StdioError::Stdin(paths.stdin.clone())),
+        };
+        // With a terminal there is one output; the client may name a stderr it never makes.
+        let wants_stderr = !paths.terminal && !paths.stderr.is_empty();
+        let mut stdio = Self {
+            stdin,
+            stdout: None,
+            stderr: None,
+            logger: None,
+            terminal: paths.terminal,
+        };
+        match Target::parse(&paths.stdout)? {
+            Target::Null => {}
+            Target::Binary(program) => {
+                // One program takes both, whatever stderr says.
+                let started = binary::start(&program, namespace, container_id).await?;
+                stdio.stdout = Some(Sink::Pipe(started.stdout));
+                stdio.stderr = (!paths.terminal).then_some(Sink::Pipe(started.stderr));
+                stdio.logger = Some(started.logger);
+                return Ok(stdio);
+            }
+            Target::Fifo(path) => {
+                let output = fifo::Output::open(&path)?;
+                if wants_stderr && paths.stderr == paths.stdout {
+                    let second = output.duplicate().map_err(StdioError::at(&path))?;
+                    stdio.stderr = Some(Sink::Fifo(second));
+                }
+                stdio.stdout = Some(Sink::Fifo(output));
+            }
+            Target::File(path) => stdio.stdout = Some(Sink::File(file::open(&path).await?)),
+        }
+        if wants_stderr && stdio.stderr.is_none() {
+            stdio.stderr = match Target::parse(&paths.stderr)? {
+                Target::Null => None,
+                Target::Fifo(path) => Some(Sink::Fifo(fifo::Output::open(&path)?)),
+                Target::File(path) => Some(Sink::File(file::open(&path).await?)),
+                Target::Binary(_) => return Err(StdioError::Scheme(paths.stderr.clone())),
+            };
+        }
+        Ok(stdio)
+    }
+
+    /// What the guest is to be asked for.
+    pub fn request(&self) -> StdioRequest {
+        StdioRequest {
+            stdin: self.stdin.is_some(),
+            stdout: self.stdout.is_some(),
+            stderr: self.stderr.is_some(),
+            terminal: self.terminal,
+        }
+    }
+
+    /// Starts copying. `name` is the process's, for the log.
+    pub fn attach(self, streams: Streams, name: &str) -> Copies {
+        let mut copies = Copies::new(name, self.logger);
+        if let (Some(sink), Some(reader)) = (self.stdout, streams.stdout) {
+            copies.output("stdout", reader, sink);
+        }
+        if let (Some(sink), Some(reader)) = (self.stderr, streams.stderr) {
+            copies.output("stderr", reader, sink);
+        }
+        if let (Some(input), Some(writer)) = (self.stdin, streams.stdin) {
+            copies.input(input, writer);
+        }
+        copies
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use nix::sys::stat::Mode;
+
+    use super::*;
+
+    fn fifos(names: &[&str]) -> (tempfile::TempDir, Vec<String>) {
+        let dir = tempfile::tempdir().unwrap();
+        let paths = names
+            .iter()
+            .map(|name| {
+                let path = dir.path().join(name);
+                nix::unistd::mkfifo(&path, Mode::S_IRWXU).unwrap();
+                path.to_str().unwrap().to_owned()
+            })
+            .collect();
+        (dir, paths)
+    }
+
+    async fn open(stdin: &str, stdout: &str, stderr: &str, terminal: bool) -> Result<Stdio, StdioError> {
+        let (stdin, stdout, stderr) = (stdin.into(), stdout.into(), stderr.into());
+        Stdio::open(
+            &Paths {
+                stdin,
+                stdout,
+                stderr,
+                terminal,
+            },
+            "ns",
+            "c",
+        )
+        .await
+    }
+
+    #[tokio::test]
+    async fn only_named_streams_are_asked_for() {
+        let (_dir, paths) = fifos(&["in", "out"]);
+        assert_eq!(
+            open("", "", "", false).await.unwrap().request(),
+            StdioRequest::default()
+        );
+        let some = open(&paths[0], &paths[1], "", false).await.unwrap().request();
+        assert_eq!(
+            some,
+            StdioRequest {
+                stdin: true,
+                stdout: true,
+                stderr: false,
+                terminal: false
+            }
+        );
+    }
+
+    #[tokio::test]
+    async fn a_terminals_stderr_need_not_exist() {
+        let (_dir, paths) = fifos(&["out"]);
+        let request = open("", &paths[0], "/nonexistent/stderr", true)
+            .await
+            .unwrap()
+            .request();
+        assert_eq!(
+            request,
+            StdioRequest {
+                stdin: false,
+                stdout: true,
+                stderr: false,
+                terminal: true
+            }
+        );
+    }
+
+    #[tokio::test]
+    async fn one_fifo_for_both_outputs() {
+        let (_dir, paths) = fifos(&["out"]);
+        let request = open("", &paths[0], &paths[0], false).await.unwrap().request();
+        assert!(request.stdout && request.stderr);
+    }
+
+    #[tokio::test]
+    async fn a_missing_fifo_is_not_found_and_other_things_are_the_callers_fault() {
+        let (dir, paths) = fifos(&["out"]);
+        let missing = dir.path().join("missing").to_str().unwrap().to_owned();
+        assert!(
+            open("", &paths[0], &missing, false)
+                .await
+                .unwrap_err()
+                .is_not_found()
+        );
+        assert!(
+            open("file:///tmp/x", "", "", false)
+                .await
+                .unwrap_err()
+                .is_callers_fault()
+        );
+        assert!(
+            open("", "gopher:///x", "", false)
+                .await
+                .unwrap_err()
+                .is_callers_fault()
+        );
+    }
+}
