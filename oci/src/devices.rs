@@ -1,5 +1,7 @@
 //! `linux.devices`: only devices that the guest's kernel has by itself.
 
+use std::path::Path;
+
 use oci_spec::runtime::{Linux, LinuxDevice, LinuxDeviceCgroup, LinuxDeviceType};
 
 use crate::error::{PlanError, invalid, unsupported};
@@ -16,10 +18,12 @@ const GUEST_DEVICES: &[(i64, i64)] = &[
     (1, 8),    // /dev/random
     (1, 9),    // /dev/urandom
     (5, 0),    // /dev/tty
-    (5, 2),    // /dev/ptmx
     (10, 200), // /dev/net/tun
     (10, 229), // /dev/fuse
 ];
+
+/// The multiplexer of pseudo terminals.
+const PTMX: &str = "/dev/ptmx";
 
 /// The devices the guest makes, in the spec's order.
 ///
@@ -43,6 +47,10 @@ pub(crate) fn translate(linux: &Linux, warnings: &mut Vec<String>) -> Result<Vec
                 format!("{field}.path"),
                 format!("{path:?} is not below /dev"),
             ));
+        }
+        if path == Path::new(PTMX) {
+            // Every container has one, a link to its own devpts.
+            continue;
         }
         if is_in_guest(device) {
             kept.push(device.clone());

@@ -18,7 +18,6 @@ pub(crate) fn check(spec: &Spec, linux: &Linux) -> Result<(), PlanError> {
     paths("linux.maskedPaths", linux.masked_paths().as_deref())?;
     paths("linux.readonlyPaths", linux.readonly_paths().as_deref())?;
     sysctls(linux)?;
-    propagation(linux)?;
     host_hardware(linux)?;
     personality(linux)
 }
@@ -96,16 +95,21 @@ fn sysctls(linux: &Linux) -> Result<(), PlanError> {
     Ok(())
 }
 
-fn propagation(linux: &Linux) -> Result<(), PlanError> {
+/// The rootfs's propagation in the words that the guest's executor knows: it always means the whole tree.
+pub(crate) fn propagation(linux: &Linux) -> Result<Option<String>, PlanError> {
     const FIELD: &str = "linux.rootfsPropagation";
-    match linux.rootfs_propagation().as_deref().unwrap_or_default() {
-        "" | "private" | "rprivate" | "slave" | "rslave" | "unbindable" | "runbindable" => Ok(()),
+    let word = match linux.rootfs_propagation().as_deref().unwrap_or_default() {
+        "" => return Ok(None),
+        "private" | "rprivate" => "private",
+        "slave" | "rslave" => "slave",
+        "unbindable" | "runbindable" => "unbindable",
         "shared" | "rshared" => {
             let reason = "mounts made in the guest cannot appear on the host; use rslave or rprivate";
-            Err(unsupported(FIELD, reason))
+            return Err(unsupported(FIELD, reason));
         }
-        other => Err(invalid(FIELD, format!("{other:?} is not a kind of propagation"))),
-    }
+        other => return Err(invalid(FIELD, format!("{other:?} is not a kind of propagation"))),
+    };
+    Ok(Some(word.into()))
 }
 
 fn host_hardware(linux: &Linux) -> Result<(), PlanError> {

@@ -144,6 +144,7 @@ pub fn plan(
     }
     guest_linux
         .set_mount_label(None)
+        .set_rootfs_propagation(linux::propagation(linux)?)
         .set_namespaces(Some(namespaces.guest))
         .set_devices(linux.devices().as_ref().map(|_| devices))
         .set_resources(guest_resources)

@@ -45,16 +45,46 @@ pub fn plan_resources(resources: &LinuxResources) -> Result<ResourcesPlan, PlanE
     device_rules(resources.devices().as_deref().unwrap_or_default())?;
     resources.unified().as_ref().map_or(Ok(()), unified)?;
 
+    let resources = without_zeros(resources);
     let mut host = resources.clone();
     // The host's process of a container opens no devices, and the guest's processes open the guest's.
     host.set_devices(None);
     host.set_network(None);
-    let guest = for_guest(resources, &mut warnings);
+    let guest = for_guest(&resources, &mut warnings);
     Ok(ResourcesPlan {
         host,
         guest,
         warnings,
     })
+}
+
+/// containerd and its clients write 0 for "not set", which cgroup files would take for a limit.
+fn without_zeros(resources: &LinuxResources) -> LinuxResources {
+    let mut resources = resources.clone();
+    if let Some(given) = *resources.memory() {
+        let mut memory = given;
+        memory
+            .set_limit(given.limit().filter(|n| *n != 0))
+            .set_reservation(given.reservation().filter(|n| *n != 0))
+            // Unlimited swap for unlimited memory is what there is anyway.
+            .set_swap(
+                given
+                    .swap()
+                    .filter(|n| *n != 0 && given.limit().is_some_and(|limit| limit != 0)),
+            );
+        resources.set_memory(Some(memory));
+    }
+    if let Some(given) = resources.cpu().clone() {
+        let mut cpu = given.clone();
+        cpu.set_shares(given.shares().filter(|n| *n != 0))
+            .set_quota(given.quota().filter(|n| *n != 0))
+            .set_period(given.period().filter(|n| *n != 0))
+            .set_realtime_runtime(None)
+            .set_realtime_period(None);
+        resources.set_cpu(Some(cpu));
+    }
+    resources.set_pids(resources.pids().filter(|pids| pids.limit() != 0));
+    resources
 }
 
 fn for_guest(resources: &LinuxResources, warnings: &mut Vec<String>) -> LinuxResources {

@@ -134,3 +134,27 @@ fn bad_grouping_annotations_are_refused() {
     let plan = with("/annotations", json!({ANNOTATION_SANDBOX: "../../x"}));
     assert_eq!(invalid(plan), "annotations");
 }
+
+#[test]
+fn propagation_of_the_rootfs_is_said_in_one_word() {
+    for (asked, given) in [
+        ("rslave", Some("slave")),
+        ("rprivate", Some("private")),
+        ("", None),
+    ] {
+        let plan = with("/linux/rootfsPropagation", json!(asked)).unwrap();
+        assert_eq!(
+            plan.guest
+                .linux()
+                .as_ref()
+                .unwrap()
+                .rootfs_propagation()
+                .as_deref(),
+            given
+        );
+    }
+    assert_eq!(
+        invalid(with("/linux/rootfsPropagation", json!("sideways"))),
+        "linux.rootfsPropagation"
+    );
+}

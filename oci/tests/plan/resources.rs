@@ -81,3 +81,26 @@ fn limits_hold_on_both_sides_and_cpu_sets_on_the_host_alone() {
     assert!(guest.hugepage_limits().is_none() && guest.unified().is_some());
     assert_eq!(plan.warnings.len(), 1);
 }
+
+#[test]
+fn zero_leaves_a_limit_unset() {
+    let plan = of(json!({
+        "memory": {"limit": 1_048_576, "swap": 0, "reservation": 0},
+        "cpu": {"shares": 0, "quota": 0, "period": 0, "realtimeRuntime": 0}, "pids": {"limit": 0}
+    }))
+    .unwrap();
+    let guest = plan.guest.linux().as_ref().unwrap().resources().as_ref().unwrap();
+    for resources in [guest, plan.host.resources.as_ref().unwrap()] {
+        let memory = resources.memory().unwrap();
+        assert_eq!(
+            (memory.limit(), memory.swap(), memory.reservation()),
+            (Some(1_048_576), None, None)
+        );
+        let cpu = resources.cpu().as_ref().unwrap();
+        assert_eq!(
+            (cpu.shares(), cpu.quota(), cpu.period(), cpu.realtime_runtime()),
+            (None, None, None, None)
+        );
+        assert!(resources.pids().is_none());
+    }
+}
