@@ -1,6 +1,7 @@
 //! The least that can be PID 1 of a guest: says HELLO on the agent's port, and does what single bytes tell it.
 //! For tests of the VMM alone. As a process of the host, under the fake VMM, it speaks over descriptor 6.
 #![deny(unsafe_code)]
+#![allow(clippy::expect_used, reason = "its panic ends the guest, and the test sees why")]
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Write};

@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use oci_spec::runtime::Hook;
 use serde::{Deserialize, Serialize};
 
+use crate::lease::LeaseToken;
 use crate::process::ProcessIdentity;
 
 /// The file's name in the sandbox's directory.
@@ -56,7 +57,7 @@ pub struct SandboxState {
     /// Directories below cgroup mounts that the sandbox made, in the order they were made.
     pub cgroups: Vec<PathBuf>,
     /// Leases of host-wide names, see [`crate::lease`].
-    pub leases: Vec<PathBuf>,
+    pub leases: Vec<LeaseToken>,
     /// The containers, by id.
     pub containers: BTreeMap<String, ContainerState>,
 }

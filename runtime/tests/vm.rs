@@ -3,6 +3,8 @@
 //! Needs root, QEMU and a guest kernel (`BULKHEAD_KERNEL`, or the newest one that hack/guest-kernel built);
 //! without them each test says so and passes.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a failed test is meant to panic")]
+
 mod support;
 
 use std::fs;

@@ -11,6 +11,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, Command, ExitCode, ExitStatus};
 use std::time::{Duration, Instant};
 
+use bulkhead_runtime::kvm::{PROBE_ARGUMENT, probe};
 use bulkhead_runtime::process::{Order, REPORT_FD, Report, WATCHDOG_FD, inherited};
 use bulkhead_runtime::vmm::qemu::parent::{LOCK_FD, ParentConfig};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -32,6 +33,12 @@ struct Watch {
 }
 
 fn main() -> ExitCode {
+    if std::env::args()
+        .nth(1)
+        .is_some_and(|argument| argument == PROBE_ARGUMENT)
+    {
+        return probe();
+    }
     let Ok(report) = inherited::take(REPORT_FD) else {
         eprintln!("bulkhead-vmm is started by containerd-shim-bulkhead-v2");
         return ExitCode::FAILURE;
@@ -48,6 +55,18 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Prints the verdict on this host's KVM.
+fn probe() -> ExitCode {
+    match serde_json::to_string(&probe::run()) {
+        Ok(verdict) => println!("{verdict}"),
+        Err(error) => {
+            eprintln!("{error}");
+            return ExitCode::FAILURE;
+        }
+    }
+    ExitCode::SUCCESS
 }
 
 fn start(report: io::Result<OwnedFd>) -> io::Result<Watch> {
