@@ -1,0 +1,175 @@
+//! What every part of the agent shares, and the tasks that watch instead of answering.
+
+use std::path::PathBuf;
+use std::sync::Mutex;
+use std::time::Duration;
+
+use bulkhead_agent_protocol::link::Link;
+use bulkhead_agent_protocol::message::{Body, Envelope, Oom, Stats};
+use tokio::sync::{Notify, mpsc};
+use tokio::time::{MissedTickBehavior, interval};
+
+use crate::container::oom::OomWatch;
+use crate::container::registry::Registry;
+use crate::container::{Container, State, stats};
+use crate::lock;
+use crate::zygote::Zygote;
+
+/// How often counters are read and, if they changed, sent.
+const STATS_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Events waiting for the link. When the host does not read, the reaper waits here, and exits wait in
+/// the kernel as zombies: nothing is lost and nothing grows.
+const EVENT_QUEUE: usize = 256;
+
+/// Shared by all tasks.
+pub struct Agent {
+    /// Replaced when the host has come back.
+    link: Mutex<Link>,
+    /// Makes processes.
+    pub zygote: Zygote,
+    /// Where things are.
+    pub layout: Layout,
+    /// What runs.
+    pub registry: Mutex<Registry>,
+    /// Processes killed for want of memory.
+    pub oom: OomWatch,
+    /// To the host, in order.
+    pub events: mpsc::Sender<Body>,
+    /// Told at each reaping.
+    pub reaped: Notify,
+}
+
+/// Where things are in the guest.
+#[derive(Debug, Clone)]
+pub struct Layout {
+    /// Directory of the containers' specs and library state.
+    pub bundles: PathBuf,
+    /// Mount point of cgroup v2.
+    pub cgroups: PathBuf,
+    /// The agent is the guest's PID 1, and the guest is its own.
+    pub is_guest: bool,
+}
+
+impl Layout {
+    /// The cgroup of a container, as a path below the mount.
+    pub fn cgroup_of(&self, container_id: &str) -> PathBuf {
+        PathBuf::from("/containers").join(container_id)
+    }
+}
+
+impl Agent {
+    /// The agent with nothing running, and the queue that [`Agent::send_events`] empties.
+    ///
+    /// # Errors
+    /// As `inotify_init1(2)`.
+    pub fn new(link: Link, zygote: Zygote, layout: Layout) -> std::io::Result<(Self, mpsc::Receiver<Body>)> {
+        let (events, queue) = mpsc::channel(EVENT_QUEUE);
+        let agent = Self {
+            link: Mutex::new(link),
+            zygote,
+            layout,
+            registry: Mutex::default(),
+            oom: OomWatch::new()?,
+            events,
+            reaped: Notify::new(),
+        };
+        Ok((agent, queue))
+    }
+
+    /// The connection to the host.
+    pub fn link(&self) -> Link {
+        lock(&self.link).clone()
+    }
+
+    /// Uses another connection from now on.
+    pub fn replace_link(&self, link: Link) {
+        *lock(&self.link) = link;
+    }
+
+    /// Sends events in order, for ever.
+    pub async fn send_events(&self, mut queue: mpsc::Receiver<Body>) {
+        while let Some(body) = queue.recv().await {
+            let envelope = Envelope {
+                id: 0,
+                body: Some(body),
+            };
+            // A link that is lost takes its events with it: the host that comes back asks anew.
+            let _ = self.link().send(envelope).await;
+        }
+    }
+
+    /// Sends changed counters once a second, for ever.
+    pub async fn send_stats(&self) {
+        let mut ticks = interval(STATS_INTERVAL);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            let ids: Vec<String> = lock(&self.registry).all().map(|(id, _)| id.clone()).collect();
+            for id in ids {
+                self.send_stats_of(&id);
+            }
+        }
+    }
+
+    /// Sends a container's counters now if they have changed. While the queue is full they are dropped:
+    /// newer ones will come.
+    pub fn send_stats_of(&self, id: &str) {
+        let mut registry = lock(&self.registry);
+        if let Ok(container) = registry.get(id)
+            && container.state != State::Stopped
+            && let Some(stats) = fresh_stats(id, container)
+        {
+            // Full or closed: see above.
+            let _ = self.events.try_send(Body::Stats(stats));
+        }
+    }
+
+    /// Tells the host of processes killed for want of memory, for ever.
+    pub async fn watch_oom(&self) {
+        while let Ok(changed) = self.oom.changed().await {
+            for id in changed {
+                let event = lock(&self.registry)
+                    .get(&id)
+                    .ok()
+                    .and_then(|container| new_oom(&id, container));
+                if let Some(event) = event
+                    && self.events.send(event).await.is_err()
+                {
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Has the kernel forget the files of the share that it only remembers, so that the host can unmount
+    /// them.
+    pub fn forget_shared_files(&self) {
+        if self.layout.is_guest {
+            // It takes a while on a large cache and nothing waits for it.
+            tokio::task::spawn_blocking(|| std::fs::write("/proc/sys/vm/drop_caches", "2"));
+        }
+    }
+}
+
+/// The container's counters, unless the host has them already.
+pub fn fresh_stats(id: &str, container: &mut Container) -> Option<Stats> {
+    let stats = stats::read(id, &container.cgroup);
+    if container.last_stats.as_ref() == Some(&stats) {
+        return None;
+    }
+    container.last_stats = Some(stats.clone());
+    Some(stats)
+}
+
+/// An event if the kernel has killed processes since the last one.
+pub fn new_oom(id: &str, container: &mut Container) -> Option<Body> {
+    let kills = stats::oom_kills(&container.cgroup);
+    if kills <= container.oom_kills {
+        return None;
+    }
+    container.oom_kills = kills;
+    Some(Body::Oom(Oom {
+        container_id: id.to_owned(),
+    }))
+}

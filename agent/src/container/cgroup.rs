@@ -1,0 +1,201 @@
+//! One container's cgroup: made, limited, frozen, killed, removed.
+
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use bulkhead_agent_protocol::message::FailureKind;
+use nix::errno::Errno;
+use tokio::io::Interest;
+use tokio::time::{Instant, timeout_at};
+
+use super::resources::Setting;
+use crate::failure::Failure;
+use crate::sys;
+
+/// How long freezing, and dying after a kill, may take. Both are immediate except for processes in an
+/// uninterruptible wait; then the caller is told rather than kept.
+const SETTLE: Duration = Duration::from_secs(5);
+
+/// A cgroup below the agent's directory for containers.
+#[derive(Debug, Clone)]
+pub struct Cgroup {
+    directory: PathBuf,
+    /// Path below the cgroup mount, as in /proc/PID/cgroup.
+    path: PathBuf,
+}
+
+impl Cgroup {
+    /// Makes the cgroup `path` (below the cgroup mount `root`).
+    ///
+    /// # Errors
+    /// `Cgroup`, naming the directory.
+    pub fn create(root: &Path, path: PathBuf) -> Result<Self, Failure> {
+        let directory = root.join(path.strip_prefix("/").unwrap_or(&path));
+        match fs::create_dir(&directory) {
+            Ok(()) => Ok(Self { directory, path }),
+            Err(error) => Err(failed(format!("make cgroup {}", directory.display()), &error)),
+        }
+    }
+
+    /// Path below the cgroup mount.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Absolute path of one of its files.
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.directory.join(name)
+    }
+
+    /// The directory, to start a process in. For a container that has made cgroups of its own and so
+    /// may hold no processes itself, that of its init.
+    ///
+    /// # Errors
+    /// `Cgroup`.
+    pub fn open_for_process(&self, init: i32) -> Result<File, Failure> {
+        let own = fs::read_to_string(self.file("cgroup.subtree_control")).unwrap_or_default();
+        let mut directory = self.directory.clone();
+        if !own.trim().is_empty() {
+            let of_init = fs::read_to_string(format!("/proc/{init}/cgroup")).unwrap_or_default();
+            let below = of_init
+                .trim()
+                .strip_prefix("0::")
+                .map(Path::new)
+                .unwrap_or(&self.path);
+            if let Ok(below) = below.strip_prefix(&self.path) {
+                directory.push(below);
+            }
+        }
+        File::open(&directory).map_err(|error| failed(format!("open cgroup {}", directory.display()), &error))
+    }
+
+    /// Writes `settings` in order, stopping at the first that fails.
+    ///
+    /// # Errors
+    /// `Cgroup`, naming file and value.
+    pub fn apply(&self, settings: &[Setting]) -> Result<(), Failure> {
+        for Setting { file, value } in settings {
+            fs::write(self.file(file), value)
+                .map_err(|error| failed(format!("set {file} to {value:?}"), &error))?;
+        }
+        Ok(())
+    }
+
+    /// Attaches the device filter.
+    ///
+    /// # Errors
+    /// `Cgroup`.
+    pub fn filter_devices(&self, program: &[u64]) -> Result<(), Failure> {
+        let directory = File::open(&self.directory).map_err(|error| failed("open cgroup", &error))?;
+        sys::bpf::attach_device_filter(directory, program)
+            .map_err(|errno| Failure::os(FailureKind::Cgroup, "attach device filter", &errno))
+    }
+
+    /// Freezes or thaws every process and waits until the kernel says that it is so.
+    ///
+    /// # Errors
+    /// `Cgroup`; on a deadline the cgroup is thawed again.
+    pub async fn freeze(&self, frozen: bool) -> Result<(), Failure> {
+        let value = if frozen { "1" } else { "0" };
+        let write = |value: &str| fs::write(self.file("cgroup.freeze"), value);
+        write(value).map_err(|error| failed(format!("set cgroup.freeze to {value}"), &error))?;
+        let outcome = self.wait_for(&format!("frozen {value}")).await;
+        if outcome.is_err() && frozen {
+            write("0").map_err(|error| failed("thaw after a failed freeze", &error))?;
+        }
+        outcome
+    }
+
+    /// Sends SIGKILL to every process, frozen or not.
+    ///
+    /// # Errors
+    /// `Cgroup`.
+    pub fn kill(&self) -> Result<(), Failure> {
+        match fs::write(self.file("cgroup.kill"), "1") {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed("kill cgroup", &error)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Pids in the cgroup and below it, as the agent sees them.
+    ///
+    /// # Errors
+    /// `Cgroup`.
+    pub fn processes(&self) -> Result<Vec<i32>, Failure> {
+        let mut pids = Vec::new();
+        visit(&self.directory, &mut |directory| {
+            let text = fs::read_to_string(directory.join("cgroup.procs"))?;
+            pids.extend(text.lines().filter_map(|line| line.parse::<i32>().ok()));
+            Ok(())
+        })
+        .map_err(|error| failed("list the container's processes", &error))?;
+        Ok(pids)
+    }
+
+    /// Kills what is left, waits for it to die and removes the cgroup with those below it.
+    ///
+    /// # Errors
+    /// `Cgroup`; then it is still there.
+    pub async fn remove(&self) -> Result<(), Failure> {
+        self.kill()?;
+        self.wait_for("populated 0").await?;
+        visit(
+            &self.directory,
+            &mut |directory| match fs::remove_dir(directory) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+                outcome => outcome,
+            },
+        )
+        .map_err(|error| failed(format!("remove cgroup {}", self.directory.display()), &error))
+    }
+
+    /// Waits until `cgroup.events` has the line `line`, woken by the kernel at each change.
+    async fn wait_for(&self, line: &str) -> Result<(), Failure> {
+        let stage = || format!("wait for {line:?} in cgroup.events");
+        let deadline = Instant::now() + SETTLE;
+        let path = self.file("cgroup.events");
+        let has_line = || fs::read_to_string(&path).map(|text| text.lines().any(|have| have == line));
+        let reached = |outcome: io::Result<bool>| match outcome {
+            // Removed in the meantime: nothing lives in it.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(true),
+            other => other.map_err(|error| failed(stage(), &error)),
+        };
+        if reached(has_line())? {
+            return Ok(());
+        }
+        let file = File::open(&path).map_err(|error| failed(stage(), &error))?;
+        let watched = sys::watch::watch(file, Interest::PRIORITY).map_err(|error| failed(stage(), &error))?;
+        loop {
+            // Reading is what arms the next wake-up, so the file that is polled is read too.
+            let mut text = String::new();
+            let mut reader = &watched.get_ref().0;
+            let reread =
+                io::Seek::rewind(&mut reader).and_then(|()| io::Read::read_to_string(&mut reader, &mut text));
+            if reached(reread.map(|_| text.lines().any(|have| have == line)))? {
+                return Ok(());
+            }
+            match timeout_at(deadline, watched.ready(Interest::PRIORITY)).await {
+                Ok(Ok(mut guard)) => guard.clear_ready(),
+                Ok(Err(error)) => return Err(failed(stage(), &error)),
+                Err(_) => return Err(failed(stage(), &io::Error::from(Errno::ETIMEDOUT))),
+            }
+        }
+    }
+}
+
+/// Calls `act` for every cgroup below `directory`, deepest first, and then for it.
+fn visit(directory: &Path, act: &mut dyn FnMut(&Path) -> io::Result<()>) -> io::Result<()> {
+    for entry in fs::read_dir(directory)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            visit(&entry.path(), act)?;
+        }
+    }
+    act(directory)
+}
+
+fn failed(stage: impl Into<String>, error: &io::Error) -> Failure {
+    Failure::os(FailureKind::Cgroup, stage, error)
+}

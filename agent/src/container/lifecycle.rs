@@ -1,0 +1,154 @@
+//! Start, pause, resume, delete.
+
+use std::fs;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bulkhead_agent_protocol::message::FailureKind;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixStream;
+use tokio::net::unix::pipe;
+use tokio::time::{Instant, timeout_at};
+
+use super::{Exec, State};
+use crate::agent::Agent;
+use crate::failure::Failure;
+use crate::lock;
+use crate::zygote::init::start_socket;
+use crate::zygote::job::MAX_REPORT;
+
+/// How long a killed init may take to be reaped. It is immediate but for uninterruptible waits.
+const REAP: Duration = Duration::from_secs(5);
+
+/// Releases a created init and waits until it has become its program. Returns its pid.
+///
+/// # Errors
+/// `FailedPrecondition` unless created; why the kernel refused the program, in which case init ends.
+pub async fn start(agent: &Arc<Agent>, id: &str) -> Result<i32, Failure> {
+    let (pid, socket, report) = {
+        let mut registry = lock(&agent.registry);
+        let container = registry.get(id)?;
+        let report = match (container.state, container.start_report.take()) {
+            (State::Created, Some(report)) => report,
+            (state, _) => {
+                let state = format!("{state:?}").to_lowercase();
+                return Err(Failure::state(format!(
+                    "cannot start a container in the {state} state"
+                )));
+            }
+        };
+        container.state = State::Running;
+        // An exit may come before the reply is on its way, and must not overtake it.
+        container.init.unannounced = true;
+        (container.init.pid, start_socket(&container.bundle), report)
+    };
+    let failed = |error: std::io::Error| Failure::os(FailureKind::Other, "start init", &error);
+    let mut signal = UnixStream::connect(&socket).await.map_err(failed)?;
+    signal.write_all(b"start").await.map_err(failed)?;
+    drop(signal);
+    let mut text = Vec::new();
+    let report = pipe::Receiver::from_owned_fd(report).map_err(failed)?;
+    report
+        .take(MAX_REPORT as u64)
+        .read_to_end(&mut text)
+        .await
+        .map_err(failed)?;
+    if text.is_empty() {
+        return Ok(pid);
+    }
+    Err(serde_json::from_slice(&text).unwrap_or_else(|error| failed(error.into())))
+}
+
+/// Freezes or thaws a container.
+///
+/// # Errors
+/// `FailedPrecondition` in the wrong state, `Cgroup`.
+pub async fn freeze(agent: &Arc<Agent>, id: &str, frozen: bool) -> Result<(), Failure> {
+    let (from, to) = if frozen {
+        (State::Running, State::Paused)
+    } else {
+        (State::Paused, State::Running)
+    };
+    let cgroup = {
+        let mut registry = lock(&agent.registry);
+        let container = registry.get(id)?;
+        if container.state != from {
+            let word = if frozen { "running" } else { "paused" };
+            return Err(Failure::state(format!("container {id} is not {word}")));
+        }
+        // At once, so that an exec that comes meanwhile is refused instead of frozen half-way.
+        container.state = to;
+        container.cgroup.clone()
+    };
+    let outcome = cgroup.freeze(frozen).await;
+    if outcome.is_err()
+        && let Ok(container) = lock(&agent.registry).get(id)
+        && container.state == to
+    {
+        container.state = from;
+    }
+    outcome
+}
+
+/// Forgets an exec that has ended, or removes a container that is created or stopped.
+///
+/// # Errors
+/// `FailedPrecondition` while it runs, `NotFound`, `Cgroup`.
+pub async fn delete(agent: &Arc<Agent>, id: &str, exec_id: &str) -> Result<(), Failure> {
+    if !exec_id.is_empty() {
+        return delete_exec(agent, id, exec_id);
+    }
+    {
+        let mut registry = lock(&agent.registry);
+        let container = registry.get(id)?;
+        match container.state {
+            State::Created => container.init.kill(libc::SIGKILL)?,
+            State::Stopped => {}
+            State::Running | State::Paused => return Err(Failure::state("cannot delete a running process")),
+        }
+    }
+    wait_until_stopped(agent, id).await?;
+    let container = lock(&agent.registry).take(id)?;
+    let removed = container.cgroup.remove().await;
+    if let Err(failure) = removed {
+        lock(&agent.registry).put_back(id, container);
+        return Err(failure);
+    }
+    let bundle = container.bundle.clone();
+    // Ends the streams that descendants of its processes may have held open.
+    drop(container);
+    lock(&agent.registry).release(id);
+    fs::remove_dir_all(&bundle)
+        .map_err(|error| Failure::os(FailureKind::Other, format!("remove {}", bundle.display()), &error))?;
+    agent.forget_shared_files();
+    Ok(())
+}
+
+fn delete_exec(agent: &Agent, id: &str, exec_id: &str) -> Result<(), Failure> {
+    let mut registry = lock(&agent.registry);
+    let container = registry.get(id)?;
+    match container.execs.get(exec_id) {
+        None => Err(Failure::not_found(format!("process {exec_id} not found"))),
+        Some(Exec::Process(process)) if process.exit.is_some() => {
+            container.execs.remove(exec_id);
+            Ok(())
+        }
+        Some(_) => Err(Failure::state("cannot delete a running process")),
+    }
+}
+
+async fn wait_until_stopped(agent: &Agent, id: &str) -> Result<(), Failure> {
+    let deadline = Instant::now() + REAP;
+    loop {
+        let reaped = agent.reaped.notified();
+        tokio::pin!(reaped);
+        // Registers before looking, so that a reaping in between is not missed.
+        reaped.as_mut().enable();
+        if lock(&agent.registry).get(id)?.state == State::Stopped {
+            return Ok(());
+        }
+        timeout_at(deadline, reaped)
+            .await
+            .map_err(|_| Failure::state(format!("container {id} does not die")))?;
+    }
+}

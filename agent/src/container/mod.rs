@@ -1,0 +1,124 @@
+//! Containers: what is known of each, and what may be done with it in which state.
+//!
+//! | state | comes from | create | start | exec | kill | pause | delete |
+//! |---|---|---|---|---|---|---|---|
+//! | (none) | | yes | | | | | |
+//! | created | CreateContainer | | yes | yes | yes | | yes, kills |
+//! | running | StartContainer | | | yes | yes | yes | |
+//! | paused | Pause | | | | yes | resume | |
+//! | stopped | init was reaped | | | | | | yes |
+
+pub mod cgroup;
+pub mod create;
+pub mod devices;
+pub mod exec;
+pub mod lifecycle;
+pub mod limits;
+pub mod oom;
+pub mod process;
+pub mod registry;
+pub mod resources;
+pub mod spec;
+pub mod stats;
+
+use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+
+use bulkhead_agent_protocol::message::Stats;
+use oci_spec::runtime::LinuxSeccomp;
+
+use crate::failure::Failure;
+use cgroup::Cgroup;
+use process::Process;
+
+/// A container that exists.
+#[derive(Debug)]
+pub struct Container {
+    /// Where it is in its life.
+    pub state: State,
+    /// Its init.
+    pub init: Process,
+    /// Its further processes.
+    pub execs: BTreeMap<String, Exec>,
+    /// Its cgroup.
+    pub cgroup: Cgroup,
+    /// Directory of its spec and of the library's state.
+    pub bundle: PathBuf,
+    /// How starting its program went, to be read once after the start signal.
+    pub start_report: Option<OwnedFd>,
+    /// What further processes join and take on.
+    pub surroundings: Surroundings,
+    /// Processes killed for want of memory, as far as the host has been told.
+    pub oom_kills: u64,
+    /// The counters the host was last sent.
+    pub last_stats: Option<Stats>,
+}
+
+/// What a further process of the container joins and takes on.
+#[derive(Debug, Clone)]
+pub struct Surroundings {
+    /// `CLONE_NEW*` flags of its namespaces.
+    pub namespaces: i32,
+    /// The kernel ends every process of the container with its init.
+    pub private_pids: bool,
+    /// Its filter.
+    pub seccomp: Option<LinuxSeccomp>,
+    /// Its execution domain.
+    pub personality: Option<u64>,
+}
+
+/// Where a container is in its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum State {
+    /// Init waits for its start.
+    Created,
+    /// Init has been started.
+    Running,
+    /// All its processes are frozen.
+    Paused,
+    /// Init has ended.
+    Stopped,
+}
+
+/// A further process, by its id.
+#[derive(Debug)]
+pub enum Exec {
+    /// Being made; a size for its terminal may have come already.
+    Starting(Option<(u32, u32)>),
+    /// Made.
+    Process(Process),
+}
+
+impl Container {
+    /// The process of that id; empty is init.
+    pub fn process_mut(&mut self, exec_id: &str) -> Option<&mut Process> {
+        if exec_id.is_empty() {
+            return Some(&mut self.init);
+        }
+        match self.execs.get_mut(exec_id)? {
+            Exec::Process(process) => Some(process),
+            Exec::Starting(_) => None,
+        }
+    }
+
+    /// The process of that id, made already.
+    ///
+    /// # Errors
+    /// `FailedPrecondition` while it is being made, `NotFound` if there is none.
+    pub fn process(&mut self, exec_id: &str) -> Result<&mut Process, Failure> {
+        if let Some(Exec::Starting(_)) = self.execs.get(exec_id) {
+            return Err(Failure::state("process not created"));
+        }
+        self.process_mut(exec_id)
+            .ok_or_else(|| Failure::not_found(format!("process {exec_id} not found")))
+    }
+
+    /// Whether any further process is being made or alive.
+    pub fn has_live_execs(&self) -> bool {
+        self.execs.values().any(|exec| match exec {
+            Exec::Starting(_) => true,
+            Exec::Process(process) => process.exit.is_none(),
+        })
+    }
+}

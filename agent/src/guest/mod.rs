@@ -1,0 +1,67 @@
+//! The guest itself: what the agent does as its PID 1.
+
+pub mod boot;
+pub mod mounts;
+pub mod network;
+pub mod port;
+pub mod shutdown;
+
+use std::fs::OpenOptions;
+use std::time::Duration;
+
+use bulkhead_agent_protocol::message::{ConfigureSandbox, FailureKind};
+use nix::sys::time::TimeSpec;
+use nix::time::{ClockId, clock_settime};
+
+use crate::agent::Agent;
+use crate::failure::Failure;
+use crate::sys;
+
+/// Least randomness accepted from the host, in bytes: a full key of the kernel's generator.
+const MIN_ENTROPY: usize = 32;
+
+/// Longest host name of Linux.
+const MAX_HOSTNAME: usize = 64;
+
+/// Makes this VM the sandbox of the message: randomness first, because a restored VM shares it with every
+/// other of its template, then time and name.
+///
+/// # Errors
+/// `InvalidArgument`, `Other`.
+pub fn configure(agent: &Agent, request: &ConfigureSandbox) -> Result<(), Failure> {
+    if request.entropy.len() < MIN_ENTROPY {
+        return Err(Failure::invalid(format!(
+            "less than {MIN_ENTROPY} bytes of entropy"
+        )));
+    }
+    if request.hostname.len() > MAX_HOSTNAME {
+        return Err(Failure::invalid(format!(
+            "host name of more than {MAX_HOSTNAME} bytes"
+        )));
+    }
+    if !agent.layout.is_guest {
+        return Ok(());
+    }
+    let device = OpenOptions::new()
+        .write(true)
+        .open("/dev/urandom")
+        .map_err(|error| Failure::os(FailureKind::Other, "open /dev/urandom", &error))?;
+    sys::ioctl::add_entropy(device, &request.entropy)
+        .map_err(|errno| Failure::os(FailureKind::Other, "mix in entropy", &errno))?;
+    set_clock(agent, request.unix_time_ns)?;
+    nix::unistd::sethostname(&request.hostname)
+        .map_err(|errno| Failure::os(FailureKind::Other, "set host name", &errno))
+}
+
+/// Sets the wall clock.
+///
+/// # Errors
+/// `InvalidArgument` for a time the kernel does not take.
+pub fn set_clock(agent: &Agent, unix_time_ns: u64) -> Result<(), Failure> {
+    if !agent.layout.is_guest {
+        return Ok(());
+    }
+    let time = TimeSpec::from_duration(Duration::from_nanos(unix_time_ns));
+    clock_settime(ClockId::CLOCK_REALTIME, time)
+        .map_err(|errno| Failure::os(FailureKind::InvalidArgument, "set clock", &errno))
+}

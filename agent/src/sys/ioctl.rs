@@ -1,0 +1,99 @@
+//! The device controls we use.
+
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+
+use nix::errno::Errno;
+
+/// `RNDADDENTROPY`: `struct rand_pool_info` with our bytes after it.
+const RND_ADD_ENTROPY: libc::Ioctl = 0x4008_5203;
+/// `RNDRESEEDCRNG`.
+const RND_RESEED_CRNG: libc::Ioctl = 0x5207;
+
+/// Header of `struct rand_pool_info`.
+const POOL_HEADER: usize = 8;
+
+/// Mixes `entropy` into the kernel's pool, credited in full, and reseeds its generator from the pool.
+///
+/// # Errors
+/// As `random(4)`.
+pub fn add_entropy(device: impl AsFd, entropy: &[u8]) -> nix::Result<()> {
+    let bits = i32::try_from(entropy.len() * 8).map_err(|_| Errno::EINVAL)?;
+    let bytes = i32::try_from(entropy.len()).map_err(|_| Errno::EINVAL)?;
+    let mut pool = Vec::with_capacity(POOL_HEADER + entropy.len());
+    pool.extend_from_slice(&bits.to_ne_bytes());
+    pool.extend_from_slice(&bytes.to_ne_bytes());
+    pool.extend_from_slice(entropy);
+    let device = device.as_fd().as_raw_fd();
+    // SAFETY: `pool` is laid out as struct rand_pool_info (two ints, then the bytes it counts) and
+    // outlives the call, which only reads it.
+    Errno::result(unsafe { libc::ioctl(device, RND_ADD_ENTROPY, pool.as_ptr()) })?;
+    // SAFETY: takes no argument.
+    Errno::result(unsafe { libc::ioctl(device, RND_RESEED_CRNG) }).map(drop)
+}
+
+/// Sets the size of a pseudo terminal. Its foreground processes get SIGWINCH.
+///
+/// # Errors
+/// As `TIOCSWINSZ`.
+pub fn set_window_size(terminal: impl AsFd, columns: u16, rows: u16) -> nix::Result<()> {
+    let size = libc::winsize {
+        ws_row: rows,
+        ws_col: columns,
+        ws_xpixel: 0,
+        ws_ypixel: 0,
+    };
+    // SAFETY: `size` outlives the call, which only reads it.
+    let outcome = unsafe { libc::ioctl(terminal.as_fd().as_raw_fd(), libc::TIOCSWINSZ, &raw const size) };
+    Errno::result(outcome).map(drop)
+}
+
+/// Makes `terminal` the controlling terminal of this session's leader.
+///
+/// # Errors
+/// As `TIOCSCTTY`.
+pub fn set_controlling_terminal(terminal: impl AsFd) -> nix::Result<()> {
+    // SAFETY: an integer argument.
+    Errno::result(unsafe { libc::ioctl(terminal.as_fd().as_raw_fd(), libc::TIOCSCTTY, 0) }).map(drop)
+}
+
+/// Opens the other end of a pseudo terminal by its master, whatever is mounted at /dev/pts.
+///
+/// # Errors
+/// As `TIOCSPTLCK` and `TIOCGPTPEER`.
+pub fn open_terminal_peer(master: impl AsFd) -> nix::Result<OwnedFd> {
+    let unlock: libc::c_int = 0;
+    let master = master.as_fd().as_raw_fd();
+    // SAFETY: `unlock` outlives the call, which only reads it.
+    Errno::result(unsafe { libc::ioctl(master, libc::TIOCSPTLCK, &raw const unlock) })?;
+    let flags = libc::O_RDWR | libc::O_NOCTTY | libc::O_CLOEXEC;
+    // SAFETY: an integer argument, a descriptor out.
+    let peer = Errno::result(unsafe { libc::ioctl(master, libc::TIOCGPTPEER, flags) })?;
+    // SAFETY: the kernel has just made it for us.
+    Ok(unsafe { OwnedFd::from_raw_fd(peer) })
+}
+
+/// Sets a network interface up.
+///
+/// # Errors
+/// As `SIOCSIFFLAGS`.
+pub fn bring_up(interface: &str) -> nix::Result<()> {
+    use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
+    let socket = socket(
+        AddressFamily::Inet,
+        SockType::Datagram,
+        SockFlag::SOCK_CLOEXEC,
+        None,
+    )?;
+    // SAFETY: an all-zero ifreq is a valid one.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    if interface.len() >= request.ifr_name.len() {
+        return Err(Errno::ENAMETOOLONG);
+    }
+    for (to, from) in request.ifr_name.iter_mut().zip(interface.bytes()) {
+        *to = from as libc::c_char;
+    }
+    request.ifr_ifru.ifru_flags = (libc::IFF_UP | libc::IFF_RUNNING) as libc::c_short;
+    // SAFETY: `request` outlives the call, which only reads it.
+    let outcome = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &raw const request) };
+    Errno::result(outcome).map(drop)
+}
