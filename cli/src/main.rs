@@ -71,7 +71,6 @@ fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let mut out = io::stdout().lock();
     match arguments.command {
         Command::Doctor { json } => {
-            // A configuration that cannot be read is a finding, not the end of the examination.
             let report = doctor::examine(&arguments.config);
             report.write(&mut out, json)?;
             Ok(ExitCode::from(report.exit_code()))

@@ -1,20 +1,92 @@
 //! What will execute guests: KVM, or translation at a fraction of the speed.
 
-use std::fs::OpenOptions;
+use std::io;
 
-use bulkhead_runtime::config::Config;
+use bulkhead_runtime::config::{AcceleratorChoice, Config};
+use bulkhead_runtime::kvm::{self, Verdict};
 
 use super::Check;
 
-const DEVICE: &str = "/dev/kvm";
+const ID: &str = "accelerator";
 
-pub(super) fn checks(_config: &Config) -> Vec<Check> {
-    vec![match OpenOptions::new().read(true).write(true).open(DEVICE) {
-        Ok(_) => Check::ok("kvm", format!("{DEVICE} opens")),
-        Err(error) => Check::warning(
-            "kvm",
-            format!("{DEVICE}: {error}"),
-            "enable virtualisation in the firmware",
-        ),
-    }]
+pub(super) fn check(config: &Config) -> Check {
+    if config.accelerator == AcceleratorChoice::Tcg {
+        return Check::ok(ID, "tcg, as configured");
+    }
+    match verdict(config) {
+        Ok(verdict) => judge(config, verdict),
+        Err(error) => Check::warning(ID, format!("KVM could not be probed: {error}"), "try again"),
+    }
+}
+
+/// Of this boot: remembered, or found out now.
+fn verdict(config: &Config) -> io::Result<Verdict> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    Ok(runtime.block_on(kvm::verdict(config)))
+}
+
+fn judge(config: &Config, verdict: Verdict) -> Check {
+    if verdict.usable {
+        return Check::ok(ID, format!("kvm: {}", verdict.evidence));
+    }
+    let remedy = verdict
+        .remedy
+        .unwrap_or_else(|| "set `accelerator` to \"tcg\"".into());
+    let falls_back = config.accelerator == AcceleratorChoice::Auto && config.allow_tcg_fallback;
+    if falls_back {
+        let evidence = format!(
+            "tcg, for KVM is not usable: {}; guests are translated, and slow",
+            verdict.evidence
+        );
+        Check::warning(ID, evidence, remedy)
+    } else {
+        let evidence = format!(
+            "KVM is not usable: {}; the configuration allows nothing else",
+            verdict.evidence
+        );
+        Check::fatal(ID, evidence, remedy)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::doctor::Status;
+
+    fn verdict(usable: bool) -> Verdict {
+        Verdict {
+            usable,
+            evidence: "seen".into(),
+            remedy: (!usable).then(|| "do this".into()),
+        }
+    }
+
+    #[test]
+    fn what_the_configuration_allows_decides_how_bad_it_is() {
+        let auto = Config::default();
+        let strict = Config {
+            allow_tcg_fallback: false,
+            ..Config::default()
+        };
+        let kvm = Config {
+            accelerator: AcceleratorChoice::Kvm,
+            ..Config::default()
+        };
+        assert_eq!(judge(&auto, verdict(true)).status, Status::Ok);
+        assert_eq!(judge(&auto, verdict(false)).status, Status::Warning);
+        assert_eq!(judge(&strict, verdict(false)).status, Status::Fatal);
+        assert_eq!(judge(&kvm, verdict(false)).status, Status::Fatal);
+        assert_eq!(judge(&kvm, verdict(false)).remedy.as_deref(), Some("do this"));
+    }
+
+    #[test]
+    fn translation_by_choice_needs_no_probe() {
+        let tcg = Config {
+            accelerator: AcceleratorChoice::Tcg,
+            ..Config::default()
+        };
+        assert_eq!(check(&tcg).status, Status::Ok);
+    }
 }
