@@ -15,7 +15,7 @@ die() {
 
 # step TEXT CMD...: run CMD with its output in a log, and say what is being done and how long it took.
 step() {
-  local text=$1 log started=$SECONDS pid
+  local text=$1 log started=$SECONDS next=30 pid
   shift
   mkdir -p "$CACHE/log"
   log=$CACHE/log/$(tr -cs '[:alnum:]' '-' <<<"$text").log
@@ -23,8 +23,10 @@ step() {
   "$@" >"$log" 2>&1 &
   pid=$!
   while kill -0 "$pid" 2>/dev/null; do
-    sleep 1
-    (((SECONDS - started) % 30 == 29)) && printf '%ds ' $((SECONDS - started)) >&2
+    sleep 0.1
+    ((SECONDS - started < next)) && continue
+    printf '%d s ... ' "$next" >&2
+    next=$((next + 30))
   done
   if wait "$pid"; then
     say "$((SECONDS - started)) s"
@@ -52,7 +54,7 @@ need_packages() {
   ((${#missing[@]} == 0)) && return
   ((EUID == 0)) || die "these packages are missing, and only root can install them: ${missing[*]}"
   step "apt: package lists" apt-get update -q
-  step "apt: ${missing[*]}" apt-get install -y -q --no-install-recommends "${missing[@]}"
+  step "apt: ${missing[*]}" apt-get install -y -q -o DPkg::Lock::Timeout=300 --no-install-recommends "${missing[@]}"
 }
 
 # The mirror this machine already uses for Debian itself.
