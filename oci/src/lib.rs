@@ -5,6 +5,7 @@
 //! [`sizing`] says how large a VM it needs and [`group`] to which VM it belongs.
 #![forbid(unsafe_code)]
 
+mod annotations;
 mod cgroups_path;
 mod devices;
 mod error;

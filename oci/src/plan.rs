@@ -7,7 +7,7 @@ use oci_spec::runtime::{Hook, Linux, LinuxResources, Root, Spec};
 use crate::error::{PlanError, invalid};
 use crate::process::{ProcessPlan, plan_process};
 use crate::resources::plan_resources;
-use crate::{cgroups_path, devices, group, hooks, linux, mounts, namespaces, root};
+use crate::{annotations, cgroups_path, devices, group, hooks, linux, mounts, namespaces, root};
 
 /// A container, planned.
 #[derive(Debug, Clone, PartialEq)]
@@ -115,6 +115,7 @@ pub fn plan(
     let annotations = spec.annotations().as_ref();
     let group =
         group::group(annotations, container_id).map_err(|error| invalid("annotations", error.to_string()))?;
+    annotations::check(spec.annotations().as_ref())?;
     let no_linux = Linux::default();
     let linux = spec.linux().as_ref().unwrap_or(&no_linux);
     linux::check(spec, linux)?;

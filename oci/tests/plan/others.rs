@@ -158,3 +158,16 @@ fn propagation_of_the_rootfs_is_said_in_one_word() {
         "linux.rootfsPropagation"
     );
 }
+
+#[test]
+fn only_known_annotations_of_ours_are_taken() {
+    assert!(
+        with(
+            "/annotations",
+            json!({"io.bulkhead.vcpus": "2", "com.example.x": "y"})
+        )
+        .is_ok()
+    );
+    let misspelt = with("/annotations", json!({"io.bulkhead.vcpu": "2"}));
+    assert_eq!(invalid(misspelt), "annotations[\"io.bulkhead.vcpu\"]");
+}
