@@ -5,6 +5,7 @@ mod cache;
 pub mod agent;
 pub mod anchor;
 pub mod cgroup;
+pub mod cleanup;
 pub mod config;
 pub mod console;
 pub mod fs_server;

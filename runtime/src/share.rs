@@ -69,6 +69,24 @@ impl SharedTree {
         &self.path
     }
 
+    /// A copy of the root file system's mounts, for an anchor to have as its root.
+    ///
+    /// # Errors
+    /// There is no root file system yet, or the kernel refuses.
+    pub fn root_tree(&self, id: &str) -> Result<DetachedTree, MountError> {
+        let rootfs = Path::new(id).join("rootfs");
+        let shown = self.path.join(&rootfs);
+        let root = open_below(self.shared.as_fd(), &rootfs, &shown)?;
+        DetachedTree::clone_of(
+            root.as_fd(),
+            &shown,
+            TreeOptions {
+                recursive: true,
+                ..TreeOptions::default()
+            },
+        )
+    }
+
     /// Makes a container's part, empty. `id` is a valid id, and so one path component.
     ///
     /// # Errors
@@ -116,26 +134,6 @@ impl ContainerShare<'_> {
             &bind.source,
             options,
             undo,
-        )
-    }
-
-    /// A copy of the root file system's mounts, for an anchor to have as its root.
-    ///
-    /// # Errors
-    /// There is no root file system yet, or the kernel refuses.
-    pub fn root_tree(&self) -> Result<DetachedTree, MountError> {
-        let (rootfs, shown) = (
-            self.id.join("rootfs"),
-            self.share.path.join(&self.id).join("rootfs"),
-        );
-        let root = open_below(self.share.shared.as_fd(), &rootfs, &shown)?;
-        DetachedTree::clone_of(
-            root.as_fd(),
-            &shown,
-            TreeOptions {
-                recursive: true,
-                ..TreeOptions::default()
-            },
         )
     }
 

@@ -109,6 +109,8 @@ pub struct ContainerState {
     pub cgroups: Vec<PathBuf>,
     /// Hooks to run once the container is gone.
     pub poststop: Vec<Hook>,
+    /// The spec's version, which hooks are told.
+    pub oci_version: String,
     /// The spec's annotations, which hooks are told.
     pub annotations: BTreeMap<String, String>,
 }

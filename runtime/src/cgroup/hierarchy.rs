@@ -52,6 +52,13 @@ impl Hierarchies {
         self.0.iter()
     }
 
+    /// Whether `path` is a directory below one of the mount points, or would be one.
+    pub fn contain(&self, path: &Path) -> bool {
+        self.0
+            .iter()
+            .any(|hierarchy| path != hierarchy.mount_point && path.starts_with(&hierarchy.mount_point))
+    }
+
     /// Whether the host's controllers are version 2's. Decides which sort of metrics containerd expects.
     pub fn is_unified(&self) -> bool {
         self.0.iter().all(|hierarchy| hierarchy.unified)

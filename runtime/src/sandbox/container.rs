@@ -1,14 +1,23 @@
 //! One container of a sandbox.
 
-use bulkhead_agent_protocol::message::{ProcessInfo, Stats};
+use std::sync::Arc;
+
+use bulkhead_agent_protocol::message::{
+    Body, Delete, Exec, Kill, Outcome, Pause, Pids, ProcessInfo, ResizePty, Resume, StartContainer, Stats,
+    Update,
+};
 use oci_spec::runtime::{LinuxResources, Process};
 
-use super::{SandboxError, StdioRequest, Streams, unfinished};
+use super::registry::{Entry, lock};
+use super::{ErrorKind, Inner, SandboxError, StdioRequest, Streams, deadlines};
+use crate::agent::AgentError;
+use crate::hooks::{self, HookStatus};
 
 /// A created container. Clones share it.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Container {
-    _private: (),
+    pub(super) sandbox: Arc<Inner>,
+    pub(super) entry: Arc<Entry>,
 }
 
 /// A started exec.
@@ -19,115 +28,240 @@ pub struct ExecHandle {
 }
 
 impl Container {
-    /// Pid of the anchor: the process on the host that stands for this container's init.
+    /// Pid of the anchor: the process on the host that stands for this container's init. Stays the same
+    /// once that is gone.
     pub fn pid(&self) -> u32 {
-        0
+        self.entry.pid.get().copied().unwrap_or_default()
     }
 
     /// The streams of init; the first caller gets them.
     pub fn take_streams(&self) -> Option<Streams> {
-        None
+        lock(&self.entry.streams).take()
     }
 
     /// Releases init, then runs the poststart hooks.
     ///
     /// # Errors
-    /// What failed.
+    /// The guest could not.
     pub async fn start(&self) -> Result<(), SandboxError> {
-        Err(unfinished("start"))
+        let start = StartContainer {
+            container_id: self.id(),
+        };
+        self.sandbox
+            .agent
+            .request("StartContainer", Body::StartContainer(start), deadlines::START)
+            .await?;
+        hooks::run_all(
+            &self.entry.hooks.poststart,
+            &self.entry.hook_state(HookStatus::Running),
+        )
+        .await;
+        Ok(())
     }
 
-    /// Starts a further process.
+    /// Starts a further process. Its [`super::SandboxEvent::Exited`] may come before this returns.
     ///
     /// # Errors
-    /// What failed; nothing of the exec is left then.
+    /// The process is not valid, or the guest could not start it; nothing of it is left then.
     pub async fn exec(
         &self,
         exec_id: &str,
         process: &Process,
         stdio: StdioRequest,
     ) -> Result<(ExecHandle, Streams), SandboxError> {
-        let _unused = (exec_id, process, stdio);
-        Err(unfinished("exec"))
+        let plan = bulkhead_oci::plan_process(process)?;
+        for warning in &plan.warnings {
+            tracing::warn!(container = self.entry.id, exec = exec_id, "{warning}");
+        }
+        let process = serde_json::to_vec(&plan.process)
+            .map_err(|error| SandboxError::doing(ErrorKind::Internal, "process", &error))?;
+        let pid = self.sandbox.start_anchor(&self.entry, exec_id).await?;
+        match self.exec_in_guest(exec_id, process, stdio).await {
+            Ok(streams) => Ok((ExecHandle { pid }, streams)),
+            Err(error) => {
+                self.entry.end_anchor(exec_id).await;
+                Err(error)
+            }
+        }
     }
 
-    /// Sends a signal to init (`exec_id` empty), to an exec, or to every process of the container.
+    async fn exec_in_guest(
+        &self,
+        exec_id: &str,
+        process: Vec<u8>,
+        stdio: StdioRequest,
+    ) -> Result<Streams, SandboxError> {
+        let (stdio, streams) = self.sandbox.agent.open_streams(stdio)?;
+        let exec = Exec {
+            container_id: self.id(),
+            exec_id: exec_id.to_owned(),
+            process,
+            stdio: Some(stdio),
+        };
+        self.sandbox
+            .agent
+            .request("Exec", Body::Exec(exec), deadlines::START)
+            .await?;
+        Ok(streams)
+    }
+
+    /// Sends a signal to init (`exec_id` empty), to an exec, or to every process of the container. A guest
+    /// that does not even answer SIGKILL is killed as a whole.
     ///
     /// # Errors
-    /// What failed.
+    /// The guest could not, for example because there is no such process.
     pub async fn kill(&self, exec_id: &str, signal: u32, all: bool) -> Result<(), SandboxError> {
-        let _unused = (exec_id, signal, all);
-        Err(unfinished("kill"))
+        let kill = Kill {
+            container_id: self.id(),
+            exec_id: exec_id.to_owned(),
+            signal,
+            all,
+        };
+        match self.order("Kill", Body::Kill(kill)).await {
+            Err(AgentError::Slow { .. }) if signal == libc::SIGKILL as u32 => {
+                tracing::warn!(
+                    container = self.entry.id,
+                    "the guest does not answer SIGKILL: killing the VM"
+                );
+                self.sandbox.kill_vm()
+            }
+            result => Ok(result?),
+        }
     }
 
-    /// Sets a terminal's size, in characters.
+    /// Sets a terminal's size, in characters. Without a terminal this does nothing.
     ///
     /// # Errors
-    /// What failed.
+    /// The guest could not.
     pub async fn resize(&self, exec_id: &str, width: u32, height: u32) -> Result<(), SandboxError> {
-        let _unused = (exec_id, width, height);
-        Err(unfinished("resize"))
+        let resize = ResizePty {
+            container_id: self.id(),
+            exec_id: exec_id.to_owned(),
+            width,
+            height,
+        };
+        Ok(self.order("ResizePty", Body::ResizePty(resize)).await?)
     }
 
     /// Freezes the container's processes.
     ///
     /// # Errors
-    /// What failed.
+    /// The guest could not.
     pub async fn pause(&self) -> Result<(), SandboxError> {
-        Err(unfinished("pause"))
+        Ok(self
+            .order(
+                "Pause",
+                Body::Pause(Pause {
+                    container_id: self.id(),
+                }),
+            )
+            .await?)
     }
 
     /// Thaws them.
     ///
     /// # Errors
-    /// What failed.
+    /// The guest could not.
     pub async fn resume(&self) -> Result<(), SandboxError> {
-        Err(unfinished("resume"))
+        Ok(self
+            .order(
+                "Resume",
+                Body::Resume(Resume {
+                    container_id: self.id(),
+                }),
+            )
+            .await?)
     }
 
-    /// Changes limits, in the guest and on the host's cgroup; what is absent stays.
+    /// Changes limits, in the guest and then on the host's cgroup; what is absent stays.
     ///
     /// # Errors
-    /// What failed.
+    /// A value is not valid, or the guest's or the host's kernel refuses it.
     pub async fn update(&self, resources: &LinuxResources) -> Result<(), SandboxError> {
-        let _unused = resources;
-        Err(unfinished("update"))
+        let plan = bulkhead_oci::plan_resources(resources)?;
+        for warning in &plan.warnings {
+            tracing::warn!(container = self.entry.id, "{warning}");
+        }
+        let guest = serde_json::to_vec(&plan.guest)
+            .map_err(|error| SandboxError::doing(ErrorKind::Internal, "resources", &error))?;
+        let update = Update {
+            container_id: self.id(),
+            resources: guest,
+        };
+        self.order("Update", Body::Update(update)).await?;
+        if let Some(cgroup) = self.entry.cgroup() {
+            cgroup.apply(&plan.host)?;
+        }
+        Ok(())
     }
 
     /// The container's processes in the guest, init first.
     ///
     /// # Errors
-    /// What failed.
+    /// The guest could not.
     pub async fn pids(&self) -> Result<Vec<ProcessInfo>, SandboxError> {
-        Err(unfinished("pids"))
+        let pids = Body::Pids(Pids {
+            container_id: self.id(),
+        });
+        match self.sandbox.agent.request("Pids", pids, deadlines::PIDS).await? {
+            Outcome::Processes(list) => Ok(list.processes),
+            _ => Err(AgentError::Nonsense { what: "Pids" }.into()),
+        }
     }
 
     /// The counters the guest sent last; never waits for the guest.
     pub fn stats(&self) -> Option<Stats> {
-        None
+        lock(&self.entry.stats).as_deref().cloned()
     }
 
     /// Forgets an exec that has exited or was never started.
     ///
     /// # Errors
-    /// What failed.
+    /// It still runs. A guest that is gone or has never heard of it is no error.
     pub async fn delete_exec(&self, exec_id: &str) -> Result<(), SandboxError> {
-        let _unused = exec_id;
-        Err(unfinished("delete"))
+        let delete = Delete {
+            container_id: self.id(),
+            exec_id: exec_id.to_owned(),
+        };
+        match self.order("Delete", Body::Delete(delete)).await {
+            Ok(()) | Err(AgentError::Gone(_)) => {}
+            Err(error) if error.is_not_found() => {}
+            Err(error) => return Err(error.into()),
+        }
+        self.entry.end_anchor(exec_id).await;
+        Ok(())
     }
 
-    /// Ends the anchor of a process whose [`super::SandboxEvent::Exited`] has been seen (`exec_id`
-    /// empty: init's), so that the host's pid is gone when the exit is told.
+    /// Makes sure that the anchor of a process that has exited is dying (`exec_id` empty: init's). It has
+    /// been ended already where the exit was told by [`super::SandboxEvent::Exited`].
     pub fn process_exited(&self, exec_id: &str) {
-        let _unused = exec_id;
+        self.entry.drop_anchor(exec_id);
     }
 
-    /// Removes the container from the guest, if there still is one, and everything of it on the host;
+    /// Removes the container from the guest, if there still is one, and everything of it on the host, and
     /// runs the poststop hooks. May be called again.
     ///
     /// # Errors
-    /// What could not be removed.
+    /// What could not be removed from the host. A guest that does not answer is only logged: the VM's end
+    /// takes care of it.
     pub async fn delete(&self) -> Result<(), SandboxError> {
-        Err(unfinished("delete"))
+        self.sandbox.delete(&self.entry).await
+    }
+
+    fn id(&self) -> String {
+        self.entry.id.clone()
+    }
+
+    async fn order(&self, what: &'static str, body: Body) -> Result<(), AgentError> {
+        self.sandbox.agent.order(what, body, deadlines::ORDER).await
+    }
+}
+
+impl std::fmt::Debug for Container {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Container")
+            .field("id", &self.entry.id)
+            .field("pid", &self.pid())
+            .finish()
     }
 }

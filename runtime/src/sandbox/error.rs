@@ -1,10 +1,23 @@
 //! What can go wrong with a sandbox, in the words the user gets to read.
 
+use std::io;
+
 use bulkhead_agent_protocol::message::FailureKind;
+use bulkhead_oci::PlanError;
 use displaydoc::Display;
 use thiserror::Error;
 
 use crate::agent::AgentError;
+use crate::anchor::AnchorError;
+use crate::cgroup::CgroupError;
+use crate::fs_server::FsServerError;
+use crate::hooks::HookError;
+use crate::mount::MountError;
+use crate::network::NetworkError;
+use crate::process::ProcessError;
+use crate::rootfs::RootfsError;
+use crate::state::StateError;
+use crate::vmm::VmmError;
 
 /// What sort of failure; the shim turns it into a status code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -80,6 +93,89 @@ impl From<AgentError> for SandboxError {
         Self::new(kind, error.to_string())
     }
 }
+
+/// A path that is not there was named by the request.
+pub(super) fn kind_of_mount(error: &MountError) -> ErrorKind {
+    match error {
+        MountError::Open { source, .. } if source.kind() == io::ErrorKind::NotFound => {
+            ErrorKind::InvalidArgument
+        }
+        _ => ErrorKind::Internal,
+    }
+}
+
+impl From<MountError> for SandboxError {
+    fn from(error: MountError) -> Self {
+        Self::new(kind_of_mount(&error), chain(&error))
+    }
+}
+
+impl From<RootfsError> for SandboxError {
+    fn from(error: RootfsError) -> Self {
+        let kind = match &error {
+            RootfsError::Unsupported(_) => ErrorKind::Unimplemented,
+            RootfsError::Invalid { .. } => ErrorKind::InvalidArgument,
+            RootfsError::Mount(error) => kind_of_mount(error),
+            RootfsError::FileSystem { .. } => ErrorKind::Internal,
+        };
+        Self::new(kind, chain(&error))
+    }
+}
+
+impl From<CgroupError> for SandboxError {
+    fn from(error: CgroupError) -> Self {
+        let kind = match &error {
+            CgroupError::Path(_) => ErrorKind::InvalidArgument,
+            _ => ErrorKind::Internal,
+        };
+        Self::new(kind, chain(&error))
+    }
+}
+
+impl From<NetworkError> for SandboxError {
+    fn from(error: NetworkError) -> Self {
+        let kind = match &error {
+            NetworkError::Open { .. } => ErrorKind::InvalidArgument,
+            _ => ErrorKind::Internal,
+        };
+        Self::new(kind, chain(&error))
+    }
+}
+
+impl From<PlanError> for SandboxError {
+    fn from(error: PlanError) -> Self {
+        let kind = match &error {
+            PlanError::Invalid { .. } => ErrorKind::InvalidArgument,
+            PlanError::Unsupported { .. } => ErrorKind::Unimplemented,
+        };
+        Self::new(kind, chain(&error))
+    }
+}
+
+impl From<VmmError> for SandboxError {
+    fn from(error: VmmError) -> Self {
+        let kind = match &error {
+            VmmError::NotFound { .. } => ErrorKind::FailedPrecondition,
+            VmmError::Died(_) => ErrorKind::Unavailable,
+            VmmError::Slow { .. } => ErrorKind::DeadlineExceeded,
+            VmmError::Unsupported(_) => ErrorKind::Unimplemented,
+            _ => ErrorKind::Internal,
+        };
+        Self::new(kind, chain(&error))
+    }
+}
+
+/// Errors that are all of one kind: something of the host's own did not work.
+macro_rules! internal {
+    ($($error:ty),*) => {$(
+        impl From<$error> for SandboxError {
+            fn from(error: $error) -> Self {
+                Self::new(ErrorKind::Internal, chain(&error))
+            }
+        }
+    )*};
+}
+internal!(AnchorError, FsServerError, HookError, ProcessError, StateError);
 
 /// An error and its sources in one line. A source whose text the error already carries is left out.
 pub(crate) fn chain(error: &dyn std::error::Error) -> String {

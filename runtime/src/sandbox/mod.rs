@@ -6,11 +6,23 @@
 //! [`SandboxEvent`]s.
 
 mod container;
+mod create;
+mod deadlines;
+mod delete;
+pub(crate) mod directory;
 mod error;
 mod event;
+mod host;
+mod launch;
+mod machine;
+mod pump;
+mod record;
+mod registry;
 mod request;
 mod timings;
 
+use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
@@ -23,10 +35,26 @@ pub use event::{ExitStatus, SandboxEvent};
 pub use request::{ContainerRequest, SandboxRequest};
 pub use timings::Timings;
 
-/// A running sandbox. Clones share it; dropping the last one kills the VM.
-#[derive(Debug, Clone)]
+use crate::agent::AgentClient;
+use crate::vmm::Vmm;
+use crate::vmm::qemu::Qemu;
+use machine::{Machine, Owner};
+use pump::Pump;
+use registry::Registry;
+
+/// A running sandbox. Clones share it; dropping the last one, and the last of its containers, kills the VM.
+#[derive(Clone)]
 pub struct Sandbox {
-    _private: (),
+    inner: Arc<Inner>,
+}
+
+/// What a sandbox and its containers share.
+struct Inner {
+    owner: Owner,
+    agent: AgentClient,
+    registry: Arc<Registry>,
+    anchor_program: PathBuf,
+    timings: Timings,
 }
 
 impl Sandbox {
@@ -38,36 +66,105 @@ impl Sandbox {
     pub async fn launch(
         request: SandboxRequest,
     ) -> Result<(Self, mpsc::UnboundedReceiver<SandboxEvent>), SandboxError> {
-        let _unused = request;
-        Err(unfinished("launch"))
+        let qemu = Qemu::new(&request.config);
+        Self::launch_on(&qemu, request).await
+    }
+
+    /// [`Sandbox::launch`] on a monitor of the caller's choice.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn launch_on(
+        vmm: &dyn Vmm,
+        request: SandboxRequest,
+    ) -> Result<(Self, mpsc::UnboundedReceiver<SandboxEvent>), SandboxError> {
+        let launched = launch::launch(&request, vmm).await?;
+        let (events, receiver) = mpsc::unbounded_channel();
+        let registry = Arc::new(Registry::default());
+        let pump = Pump {
+            machine: Arc::clone(launched.owner.machine()),
+            registry: Arc::clone(&registry),
+            agent: launched.events,
+            events,
+        };
+        tokio::spawn(pump.run());
+        let inner = Inner {
+            owner: launched.owner,
+            agent: launched.agent,
+            registry,
+            anchor_program: create::anchor_program(&request.config),
+            timings: launched.timings,
+        };
+        Ok((
+            Self {
+                inner: Arc::new(inner),
+            },
+            receiver,
+        ))
     }
 
     /// Prepares a container on the host and creates it in the guest, where its init waits to be started.
+    /// Once begun it runs to its end, even if the future is dropped: the container is then deleted.
     ///
     /// # Errors
     /// What failed; everything done so far has been undone. A missing program and the like come in the
     /// agent's words, which are runc's.
     pub async fn create_container(&self, request: ContainerRequest) -> Result<Container, SandboxError> {
-        let _unused = request;
-        Err(unfinished("create"))
+        let inner = Arc::clone(&self.inner);
+        let (caller, created) = tokio::sync::oneshot::channel();
+        tokio::spawn(async move {
+            let result = inner.create(request).await;
+            if let Err(Ok(entry)) = caller.send(result) {
+                // Nobody waits for it any more.
+                if let Err(error) = inner.delete(&entry).await {
+                    tracing::warn!(container = entry.id, "{error}");
+                }
+            }
+        });
+        match created.await {
+            Ok(result) => Ok(Container {
+                sandbox: Arc::clone(&self.inner),
+                entry: result?,
+            }),
+            Err(_) => Err(SandboxError::new(
+                ErrorKind::Internal,
+                "creating the container panicked",
+            )),
+        }
     }
 
     /// Powers the VM off in order, or by force once `deadline` has passed, and releases everything the
-    /// sandbox holds on the host. May be called again.
+    /// sandbox and its containers hold on the host. May be called again.
     ///
     /// # Errors
     /// The VMM could not be killed, or a resource could not be released.
     pub async fn shutdown(&self, deadline: Duration) -> Result<(), SandboxError> {
-        let _unused = deadline;
-        Err(unfinished("shutdown"))
+        self.inner.shutdown(deadline).await
     }
 
     /// How long each phase of the launch took.
     pub fn timings(&self) -> Timings {
-        Timings::default()
+        self.inner.timings
     }
 }
 
-fn unfinished(what: &str) -> SandboxError {
-    SandboxError::new(ErrorKind::Unimplemented, format!("{what} is being written"))
+impl Inner {
+    fn machine(&self) -> &Arc<Machine> {
+        self.owner.machine()
+    }
+
+    fn kill_vm(&self) -> Result<(), SandboxError> {
+        match self.machine().vm.get() {
+            Some(vm) => Ok(vm.kill()?),
+            None => Ok(()),
+        }
+    }
+}
+
+impl std::fmt::Debug for Sandbox {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Sandbox")
+            .field("directory", &self.inner.machine().host.directory)
+            .finish()
+    }
 }

@@ -1,0 +1,288 @@
+//! Removes a sandbox, or one container of it, by what is on disk: for when its shim is gone.
+//!
+//! Works on half of everything, may be done again, and any number of these may run at once. Kills only
+//! processes it knows by number and start time, or that hold the sandbox's lock; unmounts only below the
+//! sandbox's own directory and at `<bundle>/rootfs`, and follows no link there.
+
+mod processes;
+
+use std::collections::HashMap;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use displaydoc::Display;
+use rustix::fs::{FlockOperation, flock};
+use thiserror::Error;
+
+use crate::cgroup::{self, CgroupError};
+use crate::config::Config;
+use crate::hooks::{self, HookState, HookStatus};
+use crate::mount::{self, MountError, mounts_below};
+use crate::process::boot_id;
+use crate::sandbox::directory::{self, LOCK};
+use crate::state::{ContainerState, SandboxState, StateError};
+
+/// containerd kills `delete` after 5 s; hooks get what is left of this.
+const BUDGET: Duration = Duration::from_secs(4);
+/// Between two tries to get a lock.
+const PAUSE: Duration = Duration::from_millis(5);
+/// Name of the lock that lets one clean-up of a sandbox run at a time.
+const CLEANUP_LOCK: &str = "cleanup";
+
+/// What could not be cleaned up.
+#[derive(Debug, Display, Error)]
+pub enum CleanupError {
+    /// cannot read {path}: {source}
+    Read {
+        /// What.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// another clean-up of {0} does not end
+    Busy(PathBuf),
+    /// processes of {0} do not die
+    Alive(PathBuf),
+    /// cannot remove {path}: {source}
+    Remove {
+        /// What.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// {0}
+    Mount(#[from] MountError),
+    /// {0}
+    Cgroup(#[from] CgroupError),
+    /// {0}
+    State(#[from] StateError),
+}
+
+/// The first of several failures; the others are logged.
+#[derive(Debug, Default)]
+struct Failures(Option<CleanupError>);
+
+/// Cleans up after a shim that is gone: ends the VM, and removes what the container holds on the host; with
+/// the last container of a sandbox, the sandbox. Where the sandbox's shim is alive after all, as a pod's may
+/// be when one of its containers is given up, the VM stays and only the container's things go.
+///
+/// Blocks for at most some 4 s. Must not be called inside a tokio runtime.
+///
+/// # Errors
+/// The first thing that could not be removed, after everything else has been.
+pub fn container(
+    config: &Config,
+    namespace: &str,
+    sandbox: &str,
+    container_id: &str,
+    bundle: &Path,
+) -> Result<(), CleanupError> {
+    let until = Instant::now() + BUDGET;
+    let directory = directory::path_of(&config.state_dir, namespace, sandbox);
+    let mut failures = Failures::default();
+    if directory.exists() {
+        let _turn = take_turn(&directory, until)?;
+        sandbox_of(&directory, sandbox, container_id, until, &mut failures);
+    }
+    // Whatever the state file said.
+    failures.note(unmount_below(&bundle.join("rootfs")));
+    failures.result()
+}
+
+fn sandbox_of(directory: &Path, sandbox: &str, id: &str, until: Instant, failures: &mut Failures) {
+    let state = match SandboxState::read(directory) {
+        Ok(state) => state.unwrap_or_default(),
+        Err(error @ StateError::Version { .. }) if processes::shim_holds_lock(directory) => {
+            // A newer shim's sandbox, alive: nothing in there is ours to touch.
+            return failures.note(Err(error.into()));
+        }
+        Err(error) => {
+            tracing::warn!("{error}; cleaning up by what is there");
+            SandboxState::default()
+        }
+    };
+    let this_boot = boot_id().is_ok_and(|boot_id| state.is_of_boot(&boot_id));
+    let owner = state
+        .shim
+        .filter(|shim| this_boot && shim.is_alive() && shim.pid != std::process::id());
+    if owner.is_some() {
+        if let Some(container) = state.containers.get(id) {
+            container_of(directory, id, container, this_boot, until, failures);
+        }
+        return;
+    }
+
+    let identities = state.vmm.iter().chain(&state.fs_server).filter(|_| this_boot);
+    failures.note(processes::end(directory, identities, until));
+    let last = id == sandbox || state.containers.keys().all(|known| known == id);
+    let gone = state.containers.iter().filter(|(known, _)| last || *known == id);
+    let mut remaining = state.clone();
+    for (id, container) in gone {
+        // Before they run: hooks run once, and the next clean-up would run them again.
+        remaining.containers.remove(id);
+        failures.note(remaining.write(directory).map_err(Into::into));
+        container_of(directory, id, container, this_boot, until, failures);
+    }
+    if last {
+        failures.note(unmount_below(directory));
+        failures.note(remove_cgroups(&state.cgroups));
+        let removed = directory::remove(directory);
+        failures.note(removed.map_err(|source| CleanupError::Remove {
+            path: directory.into(),
+            source,
+        }));
+    }
+}
+
+/// Ends what stands for a container on the host.
+fn container_of(
+    directory: &Path,
+    id: &str,
+    container: &ContainerState,
+    this_boot: bool,
+    until: Instant,
+    failures: &mut Failures,
+) {
+    for anchor in container
+        .anchor
+        .iter()
+        .chain(&container.exec_anchors)
+        .filter(|_| this_boot)
+    {
+        processes::kill(anchor);
+    }
+    let rootfs = container.bundle.join("rootfs");
+    for point in container.mounts.iter().rev() {
+        // A state file cannot make us unmount anything else.
+        if point.starts_with(directory) || *point == rootfs {
+            failures.note(mount::detach(point).map_err(Into::into));
+        }
+    }
+    failures.note(unmount_below(&directory.join(crate::share::SHARED).join(id)));
+    failures.note(remove_cgroups(&container.cgroups));
+    run_poststop(id, container, until);
+}
+
+/// Runs the hooks for as long as there is time.
+fn run_poststop(id: &str, container: &ContainerState, until: Instant) {
+    if container.poststop.is_empty() || container.anchor.is_none() {
+        return;
+    }
+    let state = HookState {
+        oci_version: container.oci_version.clone(),
+        id: id.to_owned(),
+        status: HookStatus::Stopped,
+        pid: None,
+        bundle: container.bundle.clone(),
+        annotations: container
+            .annotations
+            .clone()
+            .into_iter()
+            .collect::<HashMap<_, _>>(),
+    };
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return tracing::warn!(container = id, "cannot run poststop hooks: {error}"),
+    };
+    let left = until.saturating_duration_since(Instant::now());
+    let run = async { tokio::time::timeout(left, hooks::run_all(&container.poststop, &state)).await };
+    if runtime.block_on(run).is_err() {
+        tracing::warn!(container = id, "poststop hooks did not finish in time");
+    }
+}
+
+/// Clears a directory whose lock the caller holds, and in which therefore nothing runs.
+pub(crate) fn leftovers(directory: &Path) -> Result<(), CleanupError> {
+    let read = |source| CleanupError::Read {
+        path: directory.into(),
+        source,
+    };
+    let mut failures = Failures::default();
+    if let Ok(Some(state)) = SandboxState::read(directory) {
+        tracing::info!(
+            "cleaning up what an earlier sandbox left in {}",
+            directory.display()
+        );
+        for container in state.containers.values() {
+            failures.note(unmount_below(&container.bundle.join("rootfs")));
+            failures.note(remove_cgroups(&container.cgroups));
+        }
+        failures.note(remove_cgroups(&state.cgroups));
+    }
+    unmount_below(directory)?;
+    for entry in fs::read_dir(directory).map_err(read)? {
+        let path = entry.map_err(read)?.path();
+        if path.ends_with(LOCK) {
+            continue;
+        }
+        let removed = if path.is_dir() {
+            fs::remove_dir_all(&path)
+        } else {
+            fs::remove_file(&path)
+        };
+        failures.note(removed.map_err(|source| CleanupError::Remove { path, source }));
+    }
+    failures.result()
+}
+
+/// Detaches every mount at `root` and below it, the last first.
+fn unmount_below(root: &Path) -> Result<(), CleanupError> {
+    let mut failures = Failures::default();
+    for point in mounts_below(root)?.iter().rev() {
+        failures.note(mount::detach(point).map_err(Into::into));
+    }
+    failures.result()
+}
+
+/// Removes cgroups, if that is what they are.
+fn remove_cgroups(directories: &[PathBuf]) -> Result<(), CleanupError> {
+    let hierarchies = cgroup::Hierarchies::detect()?;
+    let ours: Vec<_> = directories
+        .iter()
+        .filter(|path| hierarchies.contain(path))
+        .cloned()
+        .collect();
+    Ok(cgroup::remove(&ours)?)
+}
+
+/// Waits until no other clean-up of this sandbox runs.
+fn take_turn(directory: &Path, until: Instant) -> Result<Option<fs::File>, CleanupError> {
+    let path = directory.join(CLEANUP_LOCK);
+    let lock = match fs::OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(&path)
+    {
+        Ok(lock) => lock,
+        // The other one has just removed the directory.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(source) => return Err(CleanupError::Read { path, source }),
+    };
+    while flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
+        if Instant::now() > until {
+            return Err(CleanupError::Busy(directory.into()));
+        }
+        std::thread::sleep(PAUSE);
+    }
+    Ok(Some(lock))
+}
+
+impl Failures {
+    fn note(&mut self, result: Result<(), CleanupError>) {
+        match result {
+            Ok(()) => {}
+            Err(error) if self.0.is_none() => self.0 = Some(error),
+            Err(error) => tracing::warn!("{error}"),
+        }
+    }
+
+    fn result(self) -> Result<(), CleanupError> {
+        self.0.map_or(Ok(()), Err)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,210 @@
+//! Creating a container: the host's part first, then the guest's; undone in reverse where it fails.
+
+use std::collections::BTreeMap;
+use std::os::fd::AsFd;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use bulkhead_agent_protocol::message::{Body, CreateContainer, Delete};
+use bulkhead_oci::PidNamespace;
+
+use super::registry::{Entry, Resources, lock};
+use super::{ContainerRequest, ErrorKind, Inner, SandboxError, deadlines};
+use crate::anchor::{self, Anchor, Place};
+use crate::cgroup;
+use crate::hooks::{self, HookStatus};
+use crate::rootfs;
+use crate::share::SHARED;
+use crate::state::ContainerState;
+use crate::undo::Undo;
+
+impl Inner {
+    /// Creates a container. Runs to its end or undoes what it did; not to be dropped half-way.
+    pub(super) async fn create(
+        self: &Arc<Self>,
+        request: ContainerRequest,
+    ) -> Result<Arc<Entry>, SandboxError> {
+        check(&request)?;
+        let request = Arc::new(request);
+        let entry = Arc::new(Entry::new(&request));
+        self.registry.insert(Arc::clone(&entry))?;
+        match self.create_entry(&request, &entry).await {
+            Ok(()) => Ok(entry),
+            Err(error) => {
+                self.undo_create(&entry).await;
+                Err(error)
+            }
+        }
+    }
+
+    async fn create_entry(
+        self: &Arc<Self>,
+        request: &Arc<ContainerRequest>,
+        entry: &Arc<Entry>,
+    ) -> Result<(), SandboxError> {
+        let spec = serde_json::to_vec(&request.plan.guest)
+            .map_err(|error| SandboxError::doing(ErrorKind::Internal, "spec", &error))?;
+        self.prepare(Arc::clone(request), Arc::clone(entry)).await?;
+        let pid = self.start_anchor(entry, "").await?;
+        // Nobody else sets it.
+        entry.pid.set(pid).ok();
+        hooks::run(
+            &entry.hooks.create_runtime,
+            &entry.hook_state(HookStatus::Creating),
+        )
+        .await?;
+        let (stdio, streams) = self.agent.open_streams(request.stdio)?;
+        let create = CreateContainer {
+            container_id: entry.id.clone(),
+            spec,
+            stdio: Some(stdio),
+        };
+        self.agent
+            .request(
+                "CreateContainer",
+                Body::CreateContainer(create),
+                deadlines::CREATE,
+            )
+            .await?;
+        *lock(&entry.streams) = Some(streams);
+        Ok(())
+    }
+
+    /// Mounts, share and cgroup, on a thread that may block.
+    async fn prepare(
+        self: &Arc<Self>,
+        request: Arc<ContainerRequest>,
+        entry: Arc<Entry>,
+    ) -> Result<(), SandboxError> {
+        let sandbox = Arc::clone(self);
+        let work = move || {
+            let resources = sandbox.prepare_blocking(&request)?;
+            entry.keep(resources);
+            Ok(())
+        };
+        match tokio::task::spawn_blocking(work).await {
+            Ok(result) => result,
+            Err(_) => Err(SandboxError::new(
+                ErrorKind::Internal,
+                "preparing the container panicked",
+            )),
+        }
+    }
+
+    fn prepare_blocking(&self, request: &ContainerRequest) -> Result<Resources, SandboxError> {
+        let (host, plan) = (&self.machine().host, &request.plan.host);
+        let mut undo = Undo::new();
+        let missing = host.hierarchies.missing(&plan.cgroups_path)?;
+        host.record.update(|state| {
+            state
+                .containers
+                .insert(request.id.clone(), self.container_state(request, missing.clone()));
+        })?;
+
+        if !request.rootfs.is_empty() {
+            rootfs::mount_all(&request.rootfs, &request.bundle.join("rootfs"), &mut undo)?;
+        }
+        let share = host.share.container(&request.id, &mut undo)?;
+        share.add_rootfs(&plan.rootfs, plan.rootfs_read_only, &mut undo)?;
+        for bind in &plan.binds {
+            share.add_bind(bind, &mut undo).map_err(|error| {
+                let what = format!("mount for {}", bind.destination.display());
+                SandboxError::doing(super::error::kind_of_mount(&error), &what, &error)
+            })?;
+        }
+
+        undo.push(
+            format!("remove cgroup {}", plan.cgroups_path.display()),
+            move || cgroup::remove(&missing),
+        );
+        let cgroup = host.hierarchies.create(&plan.cgroups_path)?;
+        if let Some(resources) = &plan.resources {
+            cgroup.apply(resources)?;
+        }
+        Ok(Resources { undo, cgroup })
+    }
+
+    /// What clean-up has to know, all of it before any of it is there.
+    fn container_state(&self, request: &ContainerRequest, cgroups: Vec<PathBuf>) -> ContainerState {
+        let shared = self.machine().host.directory.join(SHARED).join(&request.id);
+        let own = (!request.rootfs.is_empty()).then(|| request.bundle.join("rootfs"));
+        let binds = request.plan.host.binds.iter();
+        let mounts = own
+            .into_iter()
+            .chain([shared.join("rootfs")])
+            .chain(binds.map(|bind| shared.join("mounts").join(bind.index.to_string())));
+        ContainerState {
+            bundle: request.bundle.clone(),
+            mounts: mounts.collect(),
+            cgroups,
+            poststop: request.plan.host.hooks.poststop.clone(),
+            oci_version: request.plan.guest.version().clone(),
+            annotations: request
+                .spec_annotations
+                .clone()
+                .into_iter()
+                .collect::<BTreeMap<_, _>>(),
+            ..ContainerState::default()
+        }
+    }
+
+    /// Starts the anchor of a process and keeps it.
+    pub(super) async fn start_anchor(&self, entry: &Entry, exec_id: &str) -> Result<u32, SandboxError> {
+        let host = &self.machine().host;
+        let root = host.share.root_tree(&entry.id)?;
+        let procs = entry.cgroup().map(|cgroup| cgroup.procs()).unwrap_or_default();
+        let place = Place {
+            root: root.as_fd(),
+            netns: host.netns.as_fd(),
+            cgroup_procs: &procs,
+        };
+        let anchor = Anchor::start(&self.anchor_program, place).await?;
+        let (pid, identity) = (anchor.pid(), anchor.identity());
+        entry.keep_anchor(exec_id, anchor);
+        // Anchors of execs end with the shim, and with the cgroup, without being written down.
+        if exec_id.is_empty() {
+            host.record.update(|state| {
+                if let Some(container) = state.containers.get_mut(&entry.id) {
+                    container.anchor = Some(identity);
+                }
+            })?;
+        }
+        Ok(pid)
+    }
+
+    /// After a failed create. `createRuntime` hooks that ran have a right to their `poststop`.
+    async fn undo_create(self: &Arc<Self>, entry: &Arc<Entry>) {
+        let delete = Delete {
+            container_id: entry.id.clone(),
+            exec_id: String::new(),
+        };
+        // The guest may have made it after all, or never have heard of it.
+        match self
+            .agent
+            .order("Delete", Body::Delete(delete), deadlines::ORDER)
+            .await
+        {
+            Ok(()) => {}
+            Err(error) if error.is_not_found() => {}
+            Err(error) => tracing::warn!(container = entry.id, "after a failed create: {error}"),
+        }
+        if let Err(error) = self.release(entry).await {
+            tracing::warn!(container = entry.id, "after a failed create: {error}");
+        }
+    }
+}
+
+fn check(request: &ContainerRequest) -> Result<(), SandboxError> {
+    match request.plan.host.pid {
+        PidNamespace::OfProcess(_) => Err(SandboxError::new(
+            ErrorKind::Unimplemented,
+            "sharing the PID namespace of another container is not supported yet",
+        )),
+        PidNamespace::New | PidNamespace::Host => Ok(()),
+    }
+}
+
+/// The program of all anchors.
+pub(super) fn anchor_program(config: &crate::config::Config) -> PathBuf {
+    config.helper(anchor::PROGRAM)
+}

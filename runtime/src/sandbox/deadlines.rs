@@ -1,0 +1,22 @@
+//! How long each thing may take. All are for a host or guest under load; what is usual is said beside.
+
+use std::time::Duration;
+
+/// Taking the sandbox's configuration: a few milliseconds.
+pub(super) const CONFIGURE: Duration = Duration::from_secs(10);
+/// Creating a container: some 10 ms, most of it looking through its root file system.
+pub(super) const CREATE: Duration = Duration::from_secs(60);
+/// Releasing an init and starting an exec: milliseconds. More than 30 s is a guest that hangs.
+pub(super) const START: Duration = Duration::from_secs(30);
+/// Everything else the guest does at once. Also how long SIGKILL may take before the VM is killed instead.
+pub(super) const ORDER: Duration = Duration::from_secs(10);
+/// Listing processes: containerd's own limit for a state call.
+pub(super) const PIDS: Duration = Duration::from_secs(2);
+/// Between SIGKILL and a VMM's end; longer is a process stuck in the kernel.
+pub(super) const VMM_END: Duration = Duration::from_secs(5);
+/// The file-sharing server ends by itself when its VMM hangs up: milliseconds.
+pub(super) const FS_SERVER_END: Duration = Duration::from_secs(1);
+/// A guest that powers off closes the link before its VMM has ended.
+pub(super) const AFTER_LINK: Duration = Duration::from_secs(2);
+/// What the guest said last is still to be read when its VMM has ended.
+pub(super) const LAST_WORDS: Duration = Duration::from_secs(1);
