@@ -49,11 +49,12 @@ impl Container {
     pub async fn start_exec(self: &Arc<Self>, exec_id: &str) -> Result<u32, TaskError> {
         let (spec, paths) = {
             let mut processes = self.lock();
-            let init_ended = processes.init.state.exit().is_some();
+            let init = processes.init.state;
             let exec = processes.get_mut(exec_id)?;
-            if init_ended {
+            if init.exit().is_some() {
                 return Err(self.not_running());
             }
+            init.may_exec()?;
             exec.state.begin_start()?;
             (exec.sized_spec(), exec.paths.clone())
         };

@@ -106,7 +106,7 @@ impl Copies {
 
     /// Copies what is still to come, closes everything and sees the logging program off.
     pub async fn finish(mut self) {
-        self.inputs.abort_all();
+        self.inputs.shutdown().await;
         self.drain().await;
         self.stage.send_replace(Stage::Closed);
         while self.outputs.join_next().await.is_some() {}
