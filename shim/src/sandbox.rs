@@ -161,6 +161,7 @@ impl Launcher {
             config,
             sizing,
             network: first.plan.host.network.clone(),
+            hostname: first.plan.guest.hostname().clone(),
             cgroups_path: first.plan.host.cgroups_path.clone(),
         })
     }

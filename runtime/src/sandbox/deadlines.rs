@@ -20,3 +20,5 @@ pub(super) const FS_SERVER_END: Duration = Duration::from_secs(1);
 pub(super) const AFTER_LINK: Duration = Duration::from_secs(2);
 /// What the guest said last is still to be read when its VMM has ended.
 pub(super) const LAST_WORDS: Duration = Duration::from_secs(1);
+/// A sandbox of the same name that is being shut down: its guest's time to power off and its VMM's to end.
+pub(super) const PREDECESSOR: Duration = Duration::from_secs(8);

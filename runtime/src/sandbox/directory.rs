@@ -2,8 +2,9 @@
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use rustix::fs::{FlockOperation, flock};
 
@@ -14,40 +15,50 @@ use crate::mount::mounts_below;
 pub(crate) const LOCK: &str = "lock";
 /// Nobody but root has business in here.
 const MODE: u32 = 0o700;
-/// Another sandbox of the namespace may remove the namespace's directory between our two steps.
-const ATTEMPTS: u32 = 8;
+/// Between two looks at a lock that is taken.
+const PAUSE: Duration = Duration::from_millis(5);
 
 /// Where a sandbox keeps its things.
 pub(crate) fn path_of(state_dir: &Path, namespace: &str, sandbox: &str) -> PathBuf {
     state_dir.join(namespace).join(sandbox)
 }
 
-/// Makes the directory and takes its lock, which every process of the VM will inherit.
+/// Makes the directory and takes its lock, which every process of the VM will inherit. Waits for a sandbox of
+/// this name that is still ending.
 ///
 /// # Errors
 /// `AlreadyExists`: some process of a sandbox of this name still runs.
-pub(super) fn claim(directory: &Path) -> Result<File, SandboxError> {
+pub(super) fn claim(directory: &Path, patience: Duration) -> Result<File, SandboxError> {
     let failed = |source: io::Error| {
-        SandboxError::new(
-            ErrorKind::Internal,
-            format!("cannot make {}: {source}", directory.display()),
-        )
+        SandboxError::new(ErrorKind::Internal, format!("cannot make {}: {source}", directory.display()))
     };
-    let mut attempt = 1;
-    let lock = loop {
-        match make(directory).and_then(|()| open_lock(directory)) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound && attempt < ATTEMPTS => attempt += 1,
-            result => break result.map_err(failed)?,
+    let until = Instant::now() + patience;
+    loop {
+        match try_claim(directory) {
+            Ok(Some(lock)) => return Ok(lock),
+            Ok(None) if Instant::now() < until => std::thread::sleep(PAUSE),
+            Ok(None) => {
+                let message = format!("sandbox {} is still running", directory.display());
+                return Err(SandboxError::new(ErrorKind::AlreadyExists, message));
+            }
+            // The namespace's directory went with its last sandbox, between our two steps.
+            Err(error) if error.kind() == io::ErrorKind::NotFound && Instant::now() < until => {}
+            Err(error) => return Err(failed(error)),
         }
-    };
-    match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(lock),
-        Err(rustix::io::Errno::WOULDBLOCK) => {
-            let message = format!("sandbox {} is still running", directory.display());
-            Err(SandboxError::new(ErrorKind::AlreadyExists, message))
-        }
-        Err(errno) => Err(failed(errno.into())),
     }
+}
+
+fn try_claim(directory: &Path) -> io::Result<Option<File>> {
+    make(directory)?;
+    let lock = open_lock(directory)?;
+    match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => {}
+        Err(rustix::io::Errno::WOULDBLOCK) => return Ok(None),
+        Err(errno) => return Err(errno.into()),
+    }
+    // The sandbox that had it may have removed it in the meantime: then this is nobody's lock.
+    let (ours, there) = (lock.metadata()?, fs::metadata(directory.join(LOCK))?);
+    Ok((ours.ino() == there.ino() && ours.dev() == there.dev()).then_some(lock))
 }
 
 fn make(directory: &Path) -> io::Result<()> {
@@ -88,10 +99,28 @@ mod tests {
     use super::*;
     use crate::testing::in_private_mounts;
 
+    /// Long enough to fail a test by, where it should succeed.
+    const PATIENCE: Duration = Duration::from_secs(60);
+
+    #[test]
+    fn a_sandbox_that_is_ending_is_waited_for() {
+        let state_dir = tempfile::tempdir().unwrap();
+        let directory = path_of(state_dir.path(), "ns", "s1");
+        let old = claim(&directory, PATIENCE).unwrap();
+        std::thread::scope(|scope| {
+            let new = scope.spawn(|| claim(&directory, PATIENCE).unwrap());
+            remove(&directory).unwrap();
+            drop(old);
+            let lock = new.join().unwrap();
+            assert_eq!(lock.metadata().unwrap().ino(), fs::metadata(directory.join(LOCK)).unwrap().ino());
+        });
+    }
+
     #[test]
     fn a_sandbox_in_use_is_not_claimed_again() {
         let state_dir = tempfile::tempdir().unwrap();
         let directory = path_of(state_dir.path(), "ns", "s1");
+        let claim = |directory: &Path| claim(directory, Duration::ZERO);
         let lock = claim(&directory).unwrap();
         assert_eq!(claim(&directory).unwrap_err().kind(), ErrorKind::AlreadyExists);
         drop(lock);

@@ -10,7 +10,7 @@ use bulkhead_oci::NetworkNamespace;
 
 use super::directory;
 use super::record::Record;
-use super::{ErrorKind, SandboxError, SandboxRequest};
+use super::{ErrorKind, SandboxError, SandboxRequest, deadlines};
 use crate::cgroup::{self, Hierarchies};
 use crate::cleanup;
 use crate::network::{Netns, NetworkError};
@@ -46,7 +46,7 @@ impl Host {
     /// What could not be made; the rest is undone.
     pub fn prepare(request: &SandboxRequest) -> Result<(Self, OwnedFd), SandboxError> {
         let directory = directory::path_of(&request.config.state_dir, &request.namespace, &request.id);
-        let lock = directory::claim(&directory)?;
+        let lock = directory::claim(&directory, deadlines::PREDECESSOR)?;
         // A sandbox of this name that nobody cleaned up after.
         cleanup::leftovers(&directory)
             .map_err(|e| SandboxError::doing(ErrorKind::Internal, "leftovers", &e))?;

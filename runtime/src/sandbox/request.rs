@@ -23,6 +23,9 @@ pub struct SandboxRequest {
     pub sizing: Size,
     /// Where the VM's tap is made.
     pub network: NetworkNamespace,
+    /// Host name of the guest's root UTS namespace, which a pod's containers share: the first container's.
+    /// `None`: the sandbox's id.
+    pub hostname: Option<String>,
     /// The first container's cgroup; the VM's own is its sibling. Empty: none.
     pub cgroups_path: PathBuf,
 }
