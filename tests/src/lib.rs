@@ -1,1 +1,46 @@
-//! End-to-end tests against real containerd.
+//! A harness for tests and benchmarks against real containerd.
+//!
+//! ```text
+//! Container::new(&daemon).args(["sh", "-c", "exit 7"]).memory_limit(mib(64)).run().expect_exit(7);
+//! ```
+//!
+//! | module | what it is |
+//! |---|---|
+//! | [`settings`] | what the environment says: versions, runtime, where the binaries are |
+//! | [`daemon`] | one private containerd |
+//! | [`container`] | the builder tests begin with; [`run`] and [`task`] are what it builds |
+//! | [`process`], [`exec`] | the init process or an exec of a task, over containerd's gRPC API |
+//! | [`stdio`] | the client's end of a process's fifos |
+//! | [`events`] | what containerd published, in order |
+//! | [`leak`] | proves that a test left nothing behind |
+//! | [`case`](mod@case) | a test, and how it is run on a containerd version |
+//!
+//! The harness stops a test at the first surprise: it panics with what it was doing and what it saw.
+#![forbid(unsafe_code)]
+#![allow(clippy::unwrap_used, clippy::expect_used)] // A test harness reports by panicking.
+
+pub mod case;
+pub mod client;
+pub mod command;
+pub mod container;
+pub mod daemon;
+pub mod deadline;
+pub mod events;
+pub mod exec;
+pub mod image;
+pub mod leak;
+pub mod process;
+pub mod run;
+pub mod settings;
+
+pub mod stdio;
+pub mod task;
+
+pub use case::{Case, case};
+pub use container::Container;
+pub use daemon::Daemon;
+
+/// `n` MiB in bytes.
+pub const fn mib(n: u64) -> u64 {
+    n * 1024 * 1024
+}

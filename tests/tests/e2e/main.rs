@@ -1,0 +1,28 @@
+//! End-to-end tests against real containerd. See `docs/testing.md`.
+#![allow(clippy::unwrap_used, clippy::expect_used)] // A test stops at the first surprise.
+
+mod control;
+mod exec;
+mod exit;
+mod logs;
+mod mounts;
+mod options;
+mod restart;
+mod stdio;
+mod terminal;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    bulkhead_tests::case::run_all(&[
+        ("exit", exit::CASES),
+        ("stdio", stdio::CASES),
+        ("terminal", terminal::CASES),
+        ("exec", exec::CASES),
+        ("control", control::CASES),
+        ("options", options::CASES),
+        ("mounts", mounts::CASES),
+        ("logs", logs::CASES),
+        ("restart", restart::CASES),
+    ])
+}
