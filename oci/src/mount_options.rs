@@ -19,6 +19,16 @@ pub(crate) struct BindOptions {
     pub ignored: Vec<String>,
 }
 
+impl BindOptions {
+    /// The guest's flags for a mount that is no bind after all.
+    pub fn without_bind(self) -> Vec<String> {
+        let flags = self.guest.into_iter();
+        flags
+            .filter(|flag| !matches!(flag.as_str(), "bind" | "rbind"))
+            .collect()
+    }
+}
+
 /// Flags that the guest applies to its own bind of the share: all that are not file system data.
 /// The list is the specification's (config.md, "Linux mount options").
 const GUEST_FLAGS: &[&str] = &[

@@ -155,6 +155,14 @@ fn bind(
     if is_shared_memory(&source, &destination) {
         return Ok(shared_memory(destination, options));
     }
+    if is_message_queues(&source, &destination) {
+        return Ok(guest_mount(
+            destination,
+            "mqueue",
+            PathBuf::from("mqueue"),
+            options.without_bind(),
+        ));
+    }
     if !options.guest.iter().any(|o| o == "bind" || o == "rbind") {
         options.guest.push("bind".into());
     }
@@ -178,6 +186,13 @@ fn is_shared_memory(source: &Path, destination: &Path) -> bool {
     let is_cri =
         source.file_name().is_some_and(|name| name == "shm") && source.iter().any(|part| part == "sandboxes");
     destination == Path::new("/dev/shm") && (is_cri || source == Path::new("/dev/shm"))
+}
+
+/// The host's message queues (`nerdctl run --ipc host`) are objects of its kernel, not files; the guest's
+/// own stand in for them, as its network and processes do for the host's.
+fn is_message_queues(source: &Path, destination: &Path) -> bool {
+    let mqueue = Path::new("/dev/mqueue");
+    source == mqueue && destination == mqueue
 }
 
 fn shared_memory(destination: PathBuf, options: BindOptions) -> Mount {

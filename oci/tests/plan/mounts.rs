@@ -76,6 +76,14 @@ fn the_pods_shared_memory_stays_in_the_guest() {
 }
 
 #[test]
+fn the_hosts_message_queues_become_the_guests() {
+    let plan = with_mount(bind("/dev/mqueue", "/dev/mqueue", &["rbind", "nosuid"])).unwrap();
+    assert!(plan.host.binds.is_empty());
+    assert_eq!(guest_mount(&plan).typ().as_deref(), Some("mqueue"));
+    assert_eq!(guest_mount(&plan).options().as_deref().unwrap(), ["nosuid"]);
+}
+
+#[test]
 fn the_guest_has_cgroup_v2_under_either_name() {
     for typ in ["cgroup", "cgroup2"] {
         let cgroup =
