@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use bulkhead_oci::group;
+use bulkhead_runtime::cleanup::{self, CleanupError};
 use bulkhead_runtime::config::{CONFIG_PATH, Config};
-use cleanup::CleanupError;
 use containerd_shim_protos::api::DeleteResponse;
 use displaydoc::Display;
 use protobuf::{Message, MessageField};
@@ -18,26 +18,6 @@ use crate::args::Args;
 use crate::container::KILLED;
 use crate::convert;
 use crate::options::Options;
-
-mod cleanup {
-    #[derive(Debug)]
-    pub enum CleanupError {}
-    impl std::error::Error for CleanupError {}
-    impl std::fmt::Display for CleanupError {
-        fn fmt(&self, _: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-            Ok(())
-        }
-    }
-    pub fn container(
-        _: &bulkhead_runtime::config::Config,
-        _: &str,
-        _: &str,
-        _: &str,
-        _: &std::path::Path,
-    ) -> Result<(), CleanupError> {
-        Ok(())
-    }
-}
 
 /// Why `delete` failed; one line, which containerd logs.
 #[derive(Debug, Display, Error)]

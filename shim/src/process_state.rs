@@ -473,7 +473,7 @@ mod tests {
                     }
                     Step::Kill => !self.exit_told && (kind == Kind::Init || !created),
                     Step::Delete => created || self.exit_told,
-                    Step::Exec => !self.exit_told && !(up && self.frozen),
+                    Step::Exec => !(self.exit_told || (up && self.frozen)),
                     Step::Resize => !self.exit_told,
                 }
             }

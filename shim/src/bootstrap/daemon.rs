@@ -1,9 +1,9 @@
 //! Which containerd is talking to us, where neither flags nor environment tell: 1.7 and 2.0 to 2.2 call
 //! `start` alike and need different answers.
 
-use std::fs;
+use std::fs::{self, DirBuilder};
 use std::io;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -93,7 +93,8 @@ fn parse(line: &str) -> Option<u32> {
 
 fn store(cache: &Path, value: &Cached) -> io::Result<()> {
     let dir = cache.parent().unwrap_or(Path::new("/"));
-    fs::create_dir_all(dir)?;
+    // Others keep their state there.
+    DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
     let mut file = tempfile_in(dir)?;
     serde_json::to_writer(&mut file.1, value)?;
     fs::rename(&file.0, cache)

@@ -218,3 +218,6 @@ fn dispatch(container: &Arc<Container>, event: SandboxEvent) {
         SandboxEvent::VmGone { .. } => container.vm_gone(std::time::SystemTime::now()),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -122,10 +122,10 @@ impl Logger {
 
 fn make_pipe() -> io::Result<(OwnedFd, OwnedFd)> {
     let (read, write) = pipe2(OFlag::O_CLOEXEC)?;
-    Ok((above_fixed(read)?, above_fixed(write)?))
+    Ok((above_fixed(&read)?, above_fixed(&write)?))
 }
 
-fn above_fixed(fd: OwnedFd) -> io::Result<OwnedFd> {
+fn above_fixed(fd: &OwnedFd) -> io::Result<OwnedFd> {
     let copy = fcntl(fd.as_fd(), FcntlArg::F_DUPFD_CLOEXEC(ABOVE_FIXED))?;
     // SAFETY: the kernel has just made this descriptor for us; nobody else knows it.
     #[allow(unsafe_code)]
