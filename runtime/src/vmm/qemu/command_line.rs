@@ -117,10 +117,14 @@ const SANDBOX: &str = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resour
 /// Under KVM the kernel finds its own way. Under translation it is told what it would otherwise take half a
 /// second to find out: no timer check, no LAPIC timer to calibrate (the PIT serves), no patching of SMP
 /// instructions, no mitigations (which protect nothing in an emulator), and the frequency of the counter.
+///
+/// And it zeroes each page it hands out. The file-sharing server writes into the guest's memory behind the
+/// translator's back, which then goes on running what it once translated from that page, and processes die
+/// of random signals: a page has to be written by the guest itself between two uses.
 pub fn kernel_command_line(machine: &Machine<'_>) -> String {
     let mut line = String::from("console=ttyS0 quiet panic=-1 reboot=t");
     if machine.accelerator == Accelerator::Tcg {
-        line.push_str(" no_timer_check nolapic_timer noreplace-smp mitigations=off");
+        line.push_str(" no_timer_check nolapic_timer noreplace-smp mitigations=off init_on_alloc=1");
         if let Some(khz) = machine.tsc_khz {
             // Calibration by the PIT fails now and then on a busy host, and leaves a clock of 10 ms steps.
             line.push_str(&format!(" tsc=reliable tsc_early_khz={khz}"));
@@ -168,7 +172,8 @@ mod tests {
             -object memory-backend-memfd,id=memory,size=512M,share=on \
             -kernel /k/vmlinux -initrd /k/initramfs.cpio \
             -append console=ttyS0 quiet panic=-1 reboot=t \
-            no_timer_check nolapic_timer noreplace-smp mitigations=off tsc=reliable tsc_early_khz=2596156 \
+            no_timer_check nolapic_timer noreplace-smp mitigations=off init_on_alloc=1 \
+            tsc=reliable tsc_early_khz=2596156 \
             -chardev stdio,id=console,signal=off -serial chardev:console \
             -chardev socket,id=qmp,fd=7 -mon chardev=qmp,mode=control \
             -chardev socket,id=agent,fd=8 -device virtio-serial-device,id=ports,max_ports=2 \
