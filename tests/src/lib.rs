@@ -12,7 +12,9 @@
 //! | [`process`], [`exec`] | the init process or an exec of a task, over containerd's gRPC API |
 //! | [`stdio`] | the client's end of a process's fifos |
 //! | [`events`] | what containerd published, in order |
+//! | [`host`] | the host's processes that serve a container |
 //! | [`leak`] | proves that a test left nothing behind |
+//! | [`shim`] | a shim driven by hand, for what containerd would refuse or hide |
 //! | [`case`](mod@case) | a test, and how it is run on a containerd version |
 //!
 //! The harness stops a test at the first surprise: it panics with what it was doing and what it saw.
@@ -27,11 +29,13 @@ pub mod daemon;
 pub mod deadline;
 pub mod events;
 pub mod exec;
+pub mod host;
 pub mod image;
 pub mod leak;
 pub mod process;
 pub mod run;
 pub mod settings;
+pub mod shim;
 
 pub mod stdio;
 pub mod task;

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
@@ -97,7 +98,9 @@ fn sockets(scope: &Scope, items: &mut BTreeSet<String>) {
             .unwrap_or_default()
             .to_string_lossy()
             .into_owned();
-        if scope.exclusive || scope.sockets.contains(&name) {
+        // A runc shim that is killed leaves its socket: against the reference only a live one counts.
+        let counts = Settings::get().is_vm() || UnixStream::connect(&path).is_ok();
+        if counts && (scope.exclusive || scope.sockets.contains(&name)) {
             items.insert(format!("socket {}", path.display()));
         }
     }

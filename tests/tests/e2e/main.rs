@@ -4,12 +4,15 @@
 mod control;
 mod exec;
 mod exit;
+mod faults;
 mod logs;
+mod malformed;
 mod mounts;
 mod options;
 mod restart;
 mod stdio;
 mod terminal;
+mod vm;
 
 use std::process::ExitCode;
 
@@ -24,5 +27,8 @@ fn main() -> ExitCode {
         ("mounts", mounts::CASES),
         ("logs", logs::CASES),
         ("restart", restart::CASES),
+        ("faults", faults::CASES),
+        ("malformed", malformed::CASES),
+        ("vm", vm::CASES),
     ])
 }
