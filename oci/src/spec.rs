@@ -22,6 +22,11 @@ pub const MAX_SPEC_BYTES: u64 = 4 << 20;
 /// Longest reason in a [`SpecError::Malformed`]; it ends in an error that `kubectl describe` shows.
 const MAX_REASON_BYTES: usize = 512;
 
+/// Most unknown capabilities that one line of the log names.
+const MAX_NAMED: usize = 8;
+/// Longest version in a [`SpecError::Version`].
+const MAX_VERSION_CHARS: usize = 32;
+
 /// Why a spec could not be read. Every one of them is the caller's fault: InvalidArgument.
 #[derive(Debug, Display, Error)]
 pub enum SpecError {
@@ -99,8 +104,13 @@ const MAX_DEPTH: usize = 32;
 /// not UTF-8, not an OCI spec of major version 1, or cannot be read.
 pub fn read_spec(path: &Path) -> Result<Spec, SpecError> {
     let json = read_bounded(path)?;
-    check_version(&json, path)?;
-    parse(&json, path)
+    let spec: Spec = parse(&json, path).map_err(|error| match version_alone(&json) {
+        // What else a spec of another version says cannot be judged.
+        Some(version) => check_version(&version, path).err().unwrap_or(error),
+        None => error,
+    })?;
+    check_version(spec.version(), path)?;
+    Ok(spec)
 }
 
 /// Parses the `Process` of an Exec request.
@@ -151,48 +161,50 @@ fn read_bounded(path: &Path) -> Result<Vec<u8>, SpecError> {
     Ok(json)
 }
 
-/// The version goes first: what else a spec of another version says cannot be judged.
-fn check_version(json: &[u8], path: &Path) -> Result<(), SpecError> {
-    #[derive(Deserialize)]
-    #[serde(rename_all = "camelCase")]
-    struct Head {
-        #[serde(default)]
-        oci_version: String,
-    }
-    let Head { oci_version } = parse(json, path)?;
-    let mut numbers = oci_version.split('.');
-    let is_one =
-        numbers.next() == Some("1") && numbers.next().is_some_and(|minor| minor.parse::<u16>().is_ok());
-    if is_one {
+fn check_version(version: &str, path: &Path) -> Result<(), SpecError> {
+    let mut numbers = version.split('.');
+    let has_minor = |minor: &str| minor.parse::<u16>().is_ok();
+    if numbers.next() == Some("1") && numbers.next().is_some_and(has_minor) {
         return Ok(());
     }
     Err(SpecError::Version {
         path: path.to_owned(),
-        version: oci_version,
+        version: version.chars().take(MAX_VERSION_CHARS).collect(),
     })
 }
 
+/// What the file says of its version, if it says so at all.
+fn version_alone(json: &[u8]) -> Option<String> {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Head {
+        oci_version: String,
+    }
+    let head: Head = serde_json::from_slice(json).ok()?;
+    Some(head.oci_version)
+}
+
+/// Parses at full speed what is well-formed, and again, watching its steps, what is not.
 fn parse<T: DeserializeOwned>(json: &[u8], path: &Path) -> Result<T, SpecError> {
     check_text(json, path)?;
-    let error = match strict(json, path) {
-        Err(SpecError::Malformed { field, reason, .. }) if field.contains("capabilities.") => (field, reason),
-        other => return other,
-    };
-    let mut value: Value = strict(json, path)?;
-    let unknown = drop_unknown_capabilities(&mut value);
-    if unknown.is_empty() {
-        let (field, reason) = error;
-        return Err(SpecError::Malformed {
-            path: path.to_owned(),
-            field,
-            reason,
-        });
+    if let Ok(value) = serde_json::from_slice(json) {
+        return Ok(value);
     }
-    tracing::warn!(
-        "{}: unknown capabilities are ignored: {}",
-        path.display(),
-        unknown.join(", ")
-    );
+    match watched(json, path) {
+        Err(SpecError::Malformed { field, .. }) if field.contains("capabilities.") => {
+            without_unknown_capabilities(json, path)
+        }
+        result => result,
+    }
+}
+
+fn without_unknown_capabilities<T: DeserializeOwned>(json: &[u8], path: &Path) -> Result<T, SpecError> {
+    let mut value: Value = watched(json, path)?;
+    let unknown = drop_unknown_capabilities(&mut value);
+    if !unknown.is_empty() {
+        let names = unknown[..unknown.len().min(MAX_NAMED)].join(", ");
+        tracing::warn!("{}: unknown capabilities are ignored: {names}", path.display());
+    }
     serde_path_to_error::deserialize(value).map_err(|error| malformed(&error, path))
 }
 
@@ -240,7 +252,7 @@ fn depth(json: &[u8]) -> usize {
     deepest
 }
 
-fn strict<T: DeserializeOwned>(json: &[u8], path: &Path) -> Result<T, SpecError> {
+fn watched<T: DeserializeOwned>(json: &[u8], path: &Path) -> Result<T, SpecError> {
     let mut deserializer = serde_json::Deserializer::from_slice(json);
     let value =
         serde_path_to_error::deserialize(&mut deserializer).map_err(|error| malformed(&error, path))?;
