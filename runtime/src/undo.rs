@@ -98,55 +98,57 @@ mod tests {
 
     use super::*;
 
-    fn recorder() -> (Arc<Mutex<Vec<u32>>>, impl Fn(&mut Undo, u32)) {
-        let ran = Arc::new(Mutex::new(Vec::new()));
-        let push = {
-            let ran = ran.clone();
-            move |undo: &mut Undo, n: u32| {
-                let ran = ran.clone();
-                undo.push(format!("step {n}"), move || {
-                    ran.lock().unwrap().push(n);
-                    if n == 2 { Err("stuck") } else { Ok(()) }
-                });
-            }
-        };
-        (ran, push)
+    /// Which steps have run, in order. Step 2 fails.
+    #[derive(Clone, Default)]
+    struct Steps(Arc<Mutex<Vec<u32>>>);
+
+    impl Steps {
+        fn push(&self, undo: &mut Undo, n: u32) {
+            let ran = self.0.clone();
+            undo.push(format!("step {n}"), move || {
+                ran.lock().unwrap().push(n);
+                if n == 2 { Err("stuck") } else { Ok(()) }
+            });
+        }
+
+        fn ran(&self) -> Vec<u32> {
+            self.0.lock().unwrap().clone()
+        }
     }
 
     #[test]
     fn dropping_undoes_in_reverse_and_past_failures() {
-        let (ran, push) = recorder();
+        let steps = Steps::default();
         let mut undo = Undo::new();
-        (1..=3).for_each(|n| push(&mut undo, n));
+        (1..=3).for_each(|n| steps.push(&mut undo, n));
         drop(undo);
-        assert_eq!(*ran.lock().unwrap(), [3, 2, 1]);
+        assert_eq!(steps.ran(), [3, 2, 1]);
     }
 
     #[test]
     fn running_reports_each_failure() {
-        let (_, push) = recorder();
         let mut undo = Undo::new();
-        (1..=3).for_each(|n| push(&mut undo, n));
+        (1..=3).for_each(|n| Steps::default().push(&mut undo, n));
         assert_eq!(undo.run().unwrap_err().to_string(), "step 2: stuck");
     }
 
     #[test]
     fn disarmed_steps_never_run() {
-        let (ran, push) = recorder();
+        let steps = Steps::default();
         let mut undo = Undo::new();
-        push(&mut undo, 1);
+        steps.push(&mut undo, 1);
         undo.disarm();
-        assert!(ran.lock().unwrap().is_empty());
+        assert!(steps.ran().is_empty());
     }
 
     #[test]
     fn appended_steps_run_first() {
-        let (ran, push) = recorder();
+        let steps = Steps::default();
         let (mut outer, mut inner) = (Undo::new(), Undo::new());
-        push(&mut outer, 1);
-        push(&mut inner, 3);
+        steps.push(&mut outer, 1);
+        steps.push(&mut inner, 3);
         outer.append(inner);
         drop(outer);
-        assert_eq!(*ran.lock().unwrap(), [3, 1]);
+        assert_eq!(steps.ran(), [3, 1]);
     }
 }

@@ -18,11 +18,32 @@ pub(super) struct Setting {
 /// The kernel's default CFS period in microseconds.
 const DEFAULT_PERIOD: u64 = 100_000;
 
-fn setting(controller: &'static str, file: &'static str, value: impl ToString) -> Setting {
+/// Text of a value, however it came.
+struct Value(String);
+
+impl From<String> for Value {
+    fn from(text: String) -> Self {
+        Self(text)
+    }
+}
+
+impl From<i64> for Value {
+    fn from(number: i64) -> Self {
+        Self(number.to_string())
+    }
+}
+
+impl From<u64> for Value {
+    fn from(number: u64) -> Self {
+        Self(number.to_string())
+    }
+}
+
+fn setting(controller: &'static str, file: &'static str, value: impl Into<Value>) -> Setting {
     Setting {
         controller,
         file,
-        value: value.to_string(),
+        value: value.into().0,
         optional: false,
     }
 }

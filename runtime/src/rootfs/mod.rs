@@ -75,7 +75,7 @@ pub fn mount_all(mounts: &[RootfsMount], root: &Path, undo: &mut Undo) -> Result
             )));
         }
         let options = MountOptions::parse(&mount.options)?;
-        let target = open_target(root, &mount.target).map_err(|source| RootfsError::Mount(source))?;
+        let target = open_target(root, &mount.target).map_err(RootfsError::Mount)?;
         if index == 0 && !mount.target.as_os_str().is_empty() {
             let reason = format!(
                 "target {} comes before the root's own mount",

@@ -2,8 +2,12 @@
 //!
 //! Needs root, QEMU, a guest kernel, busybox and the workspace's programs (`cargo build --workspace`);
 //! without them each test says so and passes.
+#![allow(clippy::unwrap_used, clippy::expect_used)] // What is unwrapped is what is tested.
 
+mod death;
+mod processes;
 mod rig;
+mod volumes;
 
 use bulkhead_runtime::sandbox::ExitStatus;
 use rig::Rig;
@@ -12,11 +16,13 @@ use rig::Rig;
 async fn a_container_runs_in_its_own_kernel_and_leaves_nothing() {
     let Some(rig) = Rig::new() else { return };
     let mut running = rig.launch("s1").await;
-    eprintln!("{:?}", running.sandbox.timings());
     let command = "busybox uname -r; busybox hostname; exit 7";
     let (status, output) = running.run(rig.container("s1", command, |_| {})).await;
     assert_eq!(status, ExitStatus::Code(7), "{output}");
-    let (guest, host) = (output.lines().next().unwrap(), nix::sys::utsname::uname().unwrap());
+    let (guest, host) = (
+        output.lines().next().unwrap(),
+        nix::sys::utsname::uname().unwrap(),
+    );
     assert_ne!(Some(guest), host.release().to_str());
     running.end().await;
     rig.assert_clean();

@@ -22,7 +22,12 @@ use tokio::sync::mpsc::UnboundedReceiver;
 /// For everything that takes as long as it takes; a boot on a loaded host most of all.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// All output, and nothing to read.
-pub const OUTPUT: StdioRequest = StdioRequest { stdin: false, stdout: true, stderr: true, terminal: false };
+pub const OUTPUT: StdioRequest = StdioRequest {
+    stdin: false,
+    stdout: true,
+    stderr: true,
+    terminal: false,
+};
 
 pub struct Rig {
     pub base: TempDir,
@@ -43,9 +48,13 @@ impl Rig {
     /// `None`, with a word about it, where no VM can be booted.
     pub fn new() -> Option<Self> {
         let cache = cache();
-        let kernel = std::env::var_os("BULKHEAD_KERNEL").map(PathBuf::from).or_else(|| newest_kernel(&cache));
+        let kernel = std::env::var_os("BULKHEAD_KERNEL")
+            .map(PathBuf::from)
+            .or_else(|| newest_kernel(&cache));
         let (Some(kernel), true) = (kernel, busybox().is_some() && nix::unistd::geteuid().is_root()) else {
-            eprintln!("skipped: needs root, a guest kernel and busybox (hack/build and hack/tools make them)");
+            eprintln!(
+                "skipped: needs root, a guest kernel and busybox (hack/build and hack/tools make them)"
+            );
             return None;
         };
         let base = tempfile::tempdir().unwrap();
@@ -68,7 +77,10 @@ impl Rig {
             namespace: "test".into(),
             id: id.into(),
             config: self.config.clone(),
-            sizing: Size { vcpus: 1, memory_mib: 256 },
+            sizing: Size {
+                vcpus: 1,
+                memory_mib: 256,
+            },
             network: NetworkNamespace::New,
             hostname: None,
             cgroups_path: self.cgroup(id),
@@ -77,7 +89,9 @@ impl Rig {
 
     /// Below a directory of this test's own.
     pub fn cgroup(&self, id: &str) -> PathBuf {
-        Path::new("bulkhead-test").join(self.base.path().file_name().unwrap()).join(id)
+        Path::new("bulkhead-test")
+            .join(self.base.path().file_name().unwrap())
+            .join(id)
     }
 
     pub async fn launch(&self, id: &str) -> Running {
@@ -99,7 +113,9 @@ impl Rig {
         let mut config = config_json(command, &self.cgroup(id));
         edit(&mut config);
         let spec: Spec = serde_json::from_value(config).unwrap();
-        let guest = GuestPaths { container: Path::new("/run/share").join(id) };
+        let guest = GuestPaths {
+            container: Path::new("/run/share").join(id),
+        };
         ContainerRequest {
             id: id.into(),
             plan: bulkhead_oci::plan(&spec, &bundle, id, &guest).unwrap(),
@@ -112,11 +128,18 @@ impl Rig {
 
     /// Nothing of any sandbox may be on the host any more.
     pub fn assert_clean(&self) {
-        assert!(!self.config.state_dir.join("test").exists(), "state directories are left");
+        assert!(
+            !self.config.state_dir.join("test").exists(),
+            "state directories are left"
+        );
         assert_eq!(mounts_below(self.base.path()).unwrap(), Vec::<PathBuf>::new());
         let own = self.cgroup("");
         for hierarchy in fs::read_dir("/sys/fs/cgroup").unwrap().flatten() {
-            assert!(!hierarchy.path().join(&own).exists(), "cgroup in {:?}", hierarchy.path());
+            assert!(
+                !hierarchy.path().join(&own).exists(),
+                "cgroup in {:?}",
+                hierarchy.path()
+            );
         }
     }
 }
@@ -136,7 +159,10 @@ impl Running {
     /// Waits for the end of a process.
     pub async fn exit_of(&mut self, exec: &str) -> ExitStatus {
         loop {
-            match within(self.events.recv()).await.expect("an exit comes before the end") {
+            match within(self.events.recv())
+                .await
+                .expect("an exit comes before the end")
+            {
                 SandboxEvent::Exited { exec_id, status, .. } if exec_id == exec => return status,
                 SandboxEvent::VmGone { reason } => panic!("{reason}"),
                 _ => {}
@@ -149,7 +175,9 @@ impl Running {
     }
 
     pub async fn end(mut self) {
-        within(self.sandbox.shutdown(Duration::from_secs(20))).await.unwrap();
+        within(self.sandbox.shutdown(Duration::from_secs(20)))
+            .await
+            .unwrap();
         while let Some(event) = within(self.events.recv()).await {
             if let SandboxEvent::VmGone { reason } = event {
                 assert!(reason.starts_with("guest_shutdown"), "{reason}");
@@ -195,16 +223,28 @@ fn config_json(command: &str, cgroup: &Path) -> Value {
 
 /// Where this test's program and its siblings are.
 fn programs() -> PathBuf {
-    std::env::current_exe().unwrap().ancestors().nth(2).unwrap().into()
+    std::env::current_exe()
+        .unwrap()
+        .ancestors()
+        .nth(2)
+        .unwrap()
+        .into()
 }
 
 fn cache() -> PathBuf {
     let home = || Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache"));
-    std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from).or_else(home).unwrap_or_default().join("bulkhead")
+    std::env::var_os("XDG_CACHE_HOME")
+        .map(PathBuf::from)
+        .or_else(home)
+        .unwrap_or_default()
+        .join("bulkhead")
 }
 
 fn newest_kernel(cache: &Path) -> Option<PathBuf> {
-    let built = fs::read_dir(cache.join("kernel")).ok()?.flatten().map(|entry| entry.path().join("vmlinux"));
+    let built = fs::read_dir(cache.join("kernel"))
+        .ok()?
+        .flatten()
+        .map(|entry| entry.path().join("vmlinux"));
     built
         .filter(|path| path.is_file())
         .max_by_key(|path| path.metadata().and_then(|meta| meta.modified()).ok())
@@ -213,7 +253,10 @@ fn newest_kernel(cache: &Path) -> Option<PathBuf> {
 fn busybox() -> Option<PathBuf> {
     let tools = fs::read_dir(cache().join("tools")).ok()?.flatten();
     let candidates = tools.map(|entry| entry.path().join("bin/busybox"));
-    candidates.into_iter().chain(["/bin/busybox".into()]).find(|path| path.is_file())
+    candidates
+        .into_iter()
+        .chain(["/bin/busybox".into()])
+        .find(|path| path.is_file())
 }
 
 /// An initramfs with the agent as /init, in the kernel's `newc` format.
