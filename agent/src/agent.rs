@@ -99,6 +99,15 @@ impl Agent {
         }
     }
 
+    /// Waits until the link has been given every event.
+    pub async fn events_sent(&self) {
+        while self.events.capacity() < EVENT_QUEUE {
+            tokio::task::yield_now().await;
+        }
+        // Once more, for the one that was taken out last.
+        tokio::task::yield_now().await;
+    }
+
     /// Sends changed counters once a second, for ever.
     pub async fn send_stats(&self) {
         let mut ticks = interval(STATS_INTERVAL);

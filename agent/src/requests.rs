@@ -2,9 +2,12 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use bulkhead_agent_protocol::link::{Incoming, Link};
 use bulkhead_agent_protocol::message::{Body, Done, Envelope, Outcome, Processes, Reply, Started};
+
+use tokio::time::timeout;
 
 use crate::agent::Agent;
 use crate::container::{create, exec, lifecycle, limits};
@@ -14,6 +17,9 @@ use crate::{guest, reaper};
 
 /// Requests answered at once. Each may hold a message of 4 MiB; the host has a handful under way.
 const MAX_UNDER_WAY: usize = 256;
+
+/// How long the host may take to read the last words.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// What is done once the reply is on its way.
 enum Then {
@@ -128,8 +134,12 @@ async fn finish(agent: &Arc<Agent>, link: &Link, then: Then) {
             }
         }
         Then::PowerOff => {
-            // The reply is lost at worst, and the host sees the machine end instead.
-            let _ = link.flush().await;
+            // If the host does not read, the last words are lost and it sees the machine end instead.
+            let last_words = async {
+                agent.events_sent().await;
+                link.flush().await
+            };
+            let _ = timeout(LAST_WORDS, last_words).await;
             guest::shutdown::power_off(agent);
         }
     }

@@ -17,13 +17,13 @@ use tokio::sync::watch;
 
 pub use self::stream::{StreamReader, StreamWriter};
 pub use crate::error::{LinkError, StreamError, Violation};
-use crate::frame::{Decoder, MAX_DATA};
+use crate::frame::{Decoder, HEADER_LEN, MAX_DATA};
 pub use crate::generation::Role;
 use crate::message::{Envelope, Hello};
 use crate::mux::Mux;
 
-/// Least room for a read: the longest data frame, so that a busy stream costs one system call for a frame.
-const READ_ROOM: usize = MAX_DATA + 4096;
+/// What one read takes at most: the longest data frame, so that a busy stream costs one system call for it.
+const READ: usize = HEADER_LEN + MAX_DATA;
 /// An output buffer that one long control message has stretched beyond this is given back.
 const KEEP_OUTPUT: usize = 512 << 10;
 
@@ -162,15 +162,17 @@ impl Shared {
 
     /// Returns when reading or decoding fails, or the link was ended.
     async fn input(&self, read: &mut (impl AsyncRead + Unpin), mut decoder: Decoder) -> LinkError {
+        // Initialised once: a carrier in safe Rust would clear a fresh buffer at each read, and a virtio port
+        // brings 4 KiB of it.
+        let mut chunk = vec![0; READ];
         let mut buffer = BytesMut::new();
         loop {
             if let Err(error) = poll_fn(|cx| self.mux().poll_input(cx)).await {
                 return error;
             }
-            buffer.reserve(READ_ROOM);
-            match read.read_buf(&mut buffer).await {
+            match read.read(&mut chunk).await {
                 Ok(0) => return LinkError::Eof,
-                Ok(_) => (),
+                Ok(length) => buffer.extend_from_slice(&chunk[..length]),
                 Err(error) => return LinkError::Io(Arc::new(error)),
             }
             if let Err(error) = self.receive(&mut decoder, &mut buffer) {

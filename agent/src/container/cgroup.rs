@@ -39,11 +39,6 @@ impl Cgroup {
         }
     }
 
-    /// Path below the cgroup mount.
-    pub fn path(&self) -> &Path {
-        &self.path
-    }
-
     /// Absolute path of one of its files.
     pub fn file(&self, name: &str) -> PathBuf {
         self.directory.join(name)

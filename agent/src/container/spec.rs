@@ -155,21 +155,27 @@ fn prepare_process(process: &mut Process, terminal: bool) -> Result<(), Failure>
     if process.no_new_privileges() == Some(false) {
         process.set_no_new_privileges(None);
     }
-    let capabilities = process.capabilities().clone().unwrap_or_default();
-    process.set_capabilities(Some(explicit(&capabilities)));
+    let capabilities = explicit(process.capabilities().as_ref());
+    process.set_capabilities(Some(capabilities));
     Ok(())
 }
 
-/// Absent sets are empty sets; the library would leave them full.
-fn explicit(capabilities: &LinuxCapabilities) -> LinuxCapabilities {
-    let of = |set: &Option<Capabilities>| Some(set.clone().unwrap_or_default());
+/// Absent sets are empty sets. The library would leave them full, and its types' default is not empty.
+fn explicit(capabilities: Option<&LinuxCapabilities>) -> LinuxCapabilities {
+    let of = |set: fn(&LinuxCapabilities) -> &Option<Capabilities>| {
+        Some(
+            capabilities
+                .and_then(|sets| set(sets).clone())
+                .unwrap_or_default(),
+        )
+    };
     let mut explicit = LinuxCapabilities::default();
     explicit
-        .set_bounding(of(capabilities.bounding()))
-        .set_effective(of(capabilities.effective()))
-        .set_inheritable(of(capabilities.inheritable()))
-        .set_permitted(of(capabilities.permitted()))
-        .set_ambient(of(capabilities.ambient()));
+        .set_bounding(of(LinuxCapabilities::bounding))
+        .set_effective(of(LinuxCapabilities::effective))
+        .set_inheritable(of(LinuxCapabilities::inheritable))
+        .set_permitted(of(LinuxCapabilities::permitted))
+        .set_ambient(of(LinuxCapabilities::ambient));
     explicit
 }
 

@@ -1,32 +1,42 @@
 //! The orderly end: kill, sync, unmount, power off.
 
 use std::fs;
-use std::path::Path;
 use std::time::Duration;
 
 use nix::mount::{MntFlags, umount2};
 use nix::sys::reboot::{RebootMode, reboot};
-use tokio::time::{Instant, sleep};
+use tokio::time::timeout;
 
 use super::mounts::SHARE;
 use crate::agent::Agent;
+use crate::container::State;
+use crate::lock;
 
 /// How long killed processes may take to be gone before the machine ends with them.
 const DIE: Duration = Duration::from_secs(1);
 
-/// How often their number is looked at.
-const LOOK: Duration = Duration::from_millis(5);
-
-/// Kills every container and writes everything back. Nothing in here can fail the end: what does not work
-/// is left to the power-off that follows.
+/// Kills every container, has the host told of it, and writes everything back. Nothing in here can fail
+/// the end: what does not work is left to the power-off that follows.
 pub async fn stop_everything(agent: &Agent) {
-    let containers = agent.layout.cgroups.join("containers");
     // The whole subtree at once.
-    let _ = fs::write(containers.join("cgroup.kill"), "1");
-    let deadline = Instant::now() + DIE;
-    while is_populated(&containers) && Instant::now() < deadline {
-        sleep(LOOK).await;
-    }
+    let _ = fs::write(agent.layout.cgroups.join("containers/cgroup.kill"), "1");
+    let all_stopped = async {
+        loop {
+            let reaped = agent.reaped.notified();
+            tokio::pin!(reaped);
+            // Registers before looking, so that a reaping in between is not missed.
+            reaped.as_mut().enable();
+            if lock(&agent.registry)
+                .all()
+                .all(|(_, container)| container.state == State::Stopped)
+            {
+                return;
+            }
+            reaped.await;
+        }
+    };
+    // Those that have not died by then die with the machine.
+    let _ = timeout(DIE, all_stopped).await;
     if agent.layout.is_guest {
         nix::unistd::sync();
         // Lazily: a process in an uninterruptible wait may still hold it, and must not keep us.
@@ -43,8 +53,4 @@ pub fn power_off(agent: &Agent) {
         let _ = reboot(RebootMode::RB_AUTOBOOT);
     }
     std::process::exit(0);
-}
-
-fn is_populated(cgroup: &Path) -> bool {
-    fs::read_to_string(cgroup.join("cgroup.events")).is_ok_and(|events| events.contains("populated 1"))
 }

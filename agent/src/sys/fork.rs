@@ -6,6 +6,9 @@ use nix::errno::Errno;
 use nix::sys::signal::{SigHandler, Signal};
 use nix::unistd::{ForkResult, Pid};
 
+/// The child is born in the cgroup of `CloneArgs::cgroup`. The libc crate's constant has overflowed.
+const CLONE_INTO_CGROUP: u64 = 1 << 33;
+
 /// Arguments of `clone3(2)`, its first version with a cgroup.
 #[repr(C)]
 #[derive(Default)]
@@ -42,7 +45,7 @@ pub fn fork(child: impl FnOnce() -> i32) -> nix::Result<Pid> {
 /// As `clone3(2)`; `EBUSY` if the cgroup hands controllers to children of its own.
 pub fn fork_into_cgroup(cgroup: impl AsFd, child: impl FnOnce() -> i32) -> nix::Result<Pid> {
     let args = CloneArgs {
-        flags: libc::CLONE_INTO_CGROUP as u64,
+        flags: CLONE_INTO_CGROUP,
         exit_signal: libc::SIGCHLD as u64,
         cgroup: cgroup.as_fd().as_raw_fd() as u64,
         ..CloneArgs::default()

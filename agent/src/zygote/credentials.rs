@@ -62,9 +62,12 @@ fn become_user(process: &Process, system: &dyn Syscall) -> Result<(), Failure> {
         user.uid(),
         user.gid()
     )))?;
-    let capabilities = process.capabilities().clone().unwrap_or_default();
+    let capabilities = process
+        .capabilities()
+        .as_ref()
+        .ok_or_else(|| Failure::invalid("process.capabilities is missing"))?;
     capabilities::reset_effective(system)
-        .and_then(|()| capabilities::drop_privileges(&capabilities, system))
+        .and_then(|()| capabilities::drop_privileges(capabilities, system))
         .map_err(|error| {
             Failure::new(
                 FailureKind::UserSetup,

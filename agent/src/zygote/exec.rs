@@ -45,7 +45,8 @@ pub fn start(job: &ExecJob, fds: Vec<OwnedFd>) -> Result<Made, Failure> {
         fs::write("/proc/self/oom_score_adj", score.to_string())
             .map_err(|error| Failure::os(FailureKind::Other, "set oom_score_adj", &error))?;
     }
-    nix::sched::setns(&descriptors.init, CloneFlags::from_bits_retain(job.namespaces))
+    let namespaces = CloneFlags::from_bits_retain(job.namespaces).difference(CloneFlags::CLONE_NEWCGROUP);
+    nix::sched::setns(&descriptors.init, namespaces)
         .map_err(|errno| Failure::os(FailureKind::Other, "join the container's namespaces", &errno))?;
     let terminal = if job.process.terminal() == Some(true) {
         let (master, peer) = open_terminal(job)?;
@@ -62,7 +63,7 @@ pub fn start(job: &ExecJob, fds: Vec<OwnedFd>) -> Result<Made, Failure> {
         let Some((_, mut report)) = ends.take() else {
             return NOT_STARTED;
         };
-        let failure = match become_process(job, &descriptors.streams) {
+        let failure = match become_process(job, &descriptors) {
             Ok(program) => program.become_it(),
             Err(failure) => failure,
         };
@@ -112,10 +113,13 @@ impl Descriptors {
 }
 
 /// Everything between the fork and the program.
-fn become_process(job: &ExecJob, streams: &[OwnedFd]) -> Result<Program, Failure> {
+fn become_process(job: &ExecJob, descriptors: &Descriptors) -> Result<Program, Failure> {
     let other = |stage: &'static str| move |errno: Errno| Failure::os(FailureKind::Other, stage, &errno);
+    // Only now: from within it, the kernel lets nobody be born in a cgroup by way of one outside.
+    nix::sched::setns(&descriptors.init, CloneFlags::CLONE_NEWCGROUP)
+        .map_err(other("join the container's cgroup namespace"))?;
     nix::unistd::setsid().map_err(other("start a session"))?;
-    match streams {
+    match &descriptors.streams[..] {
         [terminal] => {
             sys::ioctl::set_controlling_terminal(terminal)
                 .map_err(|errno| Failure::os(FailureKind::Pty, "set controlling terminal", &errno))?;

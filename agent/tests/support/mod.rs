@@ -4,6 +4,8 @@
 //! busybox, as hack/tools unpacks); without them the tests say so and pass. `BULKHEAD_AGENT` is the agent
 //! to put into the initramfs, else it is the one just built.
 
+#![allow(dead_code, reason = "each test program uses a part of this")]
+
 mod cpio;
 mod share;
 mod spec;
@@ -370,8 +372,7 @@ fn agent_binary(directory: &Path) -> PathBuf {
 
 fn start_qemu(kernel: &Path, initramfs: &Path, port: &Path, share: &Path, directory: &Path) -> Child {
     let console = std::fs::File::create(directory.join("console")).unwrap();
-    let append =
-        "console=ttyS0 quiet panic=-1 reboot=t no_timer_check nolapic_timer noreplace-smp mitigations=off";
+    let append = "console=ttyS0 quiet init_on_alloc=1 panic=-1 reboot=t no_timer_check nolapic_timer noreplace-smp mitigations=off";
     Command::new("qemu-system-x86_64")
         .args(["-M", "microvm,acpi=off,rtc=on,memory-backend=memory"])
         .args([
