@@ -24,6 +24,8 @@ pub const STARTUP_FD: RawFd = 4;
 /// One byte that no error text starts with.
 pub const READY: u8 = 0;
 
+/// `CLOSE_RANGE_CLOEXEC`.
+const CLOSE_ON_EXEC: libc::c_int = 1 << 2;
 /// Fds that are dup'ed to fixed numbers are first moved above those, so that none overwrites another.
 const ABOVE_FIXED: RawFd = 10;
 /// The server has only to parse its arguments and make a runtime. A host that swaps may be slow.
@@ -189,6 +191,13 @@ fn above_fixed(fd: std::os::fd::BorrowedFd<'_>) -> io::Result<OwnedFd> {
 fn pass_fds(command: &mut Command, fds: [(RawFd, RawFd); 2]) {
     let in_child = move || {
         nix::unistd::setsid()?;
+        // What our caller left open is not the server's to hold.
+        // SAFETY: marks descriptors, by number; nothing here relies on any of them surviving exec.
+        #[allow(unsafe_code)]
+        let marked = unsafe { libc::close_range(3, libc::c_uint::MAX, CLOSE_ON_EXEC) };
+        if marked < 0 {
+            return Err(io::Error::last_os_error());
+        }
         for (from, to) in fds {
             // SAFETY: dup2 of integers; `to` is no descriptor that anything in this child uses.
             #[allow(unsafe_code)]
@@ -198,7 +207,7 @@ fn pass_fds(command: &mut Command, fds: [(RawFd, RawFd); 2]) {
         }
         Ok(())
     };
-    // SAFETY: between fork and exec it only calls setsid and dup2, which are async-signal-safe.
+    // SAFETY: between fork and exec it only calls setsid, close_range and dup2, which are async-signal-safe.
     #[allow(unsafe_code)]
     unsafe {
         command.pre_exec(in_child);

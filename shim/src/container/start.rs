@@ -20,7 +20,13 @@ impl Container {
     /// # Errors
     /// It has been started before, or the guest cannot.
     pub async fn start(self: &Arc<Self>) -> Result<u32, TaskError> {
-        self.lock().init.state.begin_start()?;
+        {
+            let mut processes = self.lock();
+            processes.init.state.begin_start()?;
+            if let Some(copies) = &processes.init.copies {
+                copies.process_starts();
+            }
+        }
         let outcome = self.guest.start().await;
         let mut processes = self.lock();
         let pid = processes.init.pid;
@@ -98,6 +104,7 @@ impl Container {
             let mut processes = self.lock();
             let exec = processes.get_mut(exec_id)?;
             exec.pid = pid;
+            copies.process_starts();
             if exec.stdin_closed {
                 copies.close_stdin();
             }

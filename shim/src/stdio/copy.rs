@@ -14,7 +14,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::binary::Logger;
-use super::fifo::Input;
+use super::fifo::{Input, Place};
 use super::sink::Sink;
 
 /// Once a process has been deleted, how long its streams may stand still before they are closed. Bytes on
@@ -34,6 +34,8 @@ const INPUT_CHUNK: usize = 32 << 10;
 /// How far a process's streams are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Stage {
+    /// Input is not read yet: see [`Copies::process_starts`].
+    Waiting,
     /// The process runs, or its streams may outlive it.
     Open,
     /// Nothing of the container runs any more: the guest is about to end the streams.
@@ -60,7 +62,7 @@ impl Copies {
             name: name.into(),
             outputs: JoinSet::new(),
             inputs: JoinSet::new(),
-            stage: watch::Sender::new(Stage::Open),
+            stage: watch::Sender::new(Stage::Waiting),
             close_stdin: watch::Sender::new(false),
             moved: Arc::default(),
             logger,
@@ -77,13 +79,19 @@ impl Copies {
         self.outputs.spawn(copy.run(reader, sink));
     }
 
-    pub(super) fn input(&mut self, input: Input, writer: StreamWriter) {
+    pub(super) fn input(&mut self, input: Place, writer: StreamWriter) {
         self.inputs.spawn(copy_input(
             input,
             writer,
             self.close_stdin.subscribe(),
             self.stage.subscribe(),
         ));
+    }
+
+    /// Start has been called: opens the input. Not before, because `ctr` reads its own input as soon as
+    /// somebody reads the fifo, and forgets to call CloseIO at its end if Create has not returned by then.
+    pub fn process_starts(&self) {
+        self.advance(Stage::Open);
     }
 
     /// CloseIO: the input ends once what has been written to it is read and its writers are gone.
@@ -96,12 +104,16 @@ impl Copies {
     pub fn process_exited(&mut self, all_ended: bool) {
         self.inputs.abort_all();
         if all_ended {
-            self.stage.send_if_modified(|stage| {
-                let changed = *stage < Stage::Ending;
-                *stage = (*stage).max(Stage::Ending);
-                changed
-            });
+            self.advance(Stage::Ending);
         }
+    }
+
+    fn advance(&self, to: Stage) {
+        self.stage.send_if_modified(|stage| {
+            let changed = *stage < to;
+            *stage = (*stage).max(to);
+            changed
+        });
     }
 
     /// Copies what is still to come, closes everything and sees the logging program off.
@@ -213,15 +225,30 @@ impl OutputCopy {
 }
 
 async fn copy_input(
-    mut input: Input,
+    place: Place,
     mut writer: StreamWriter,
     mut close: watch::Receiver<bool>,
     mut stage: watch::Receiver<Stage>,
 ) {
+    if !stage
+        .wait_for(|stage| *stage >= Stage::Open)
+        .await
+        .is_ok_and(|stage| *stage == Stage::Open)
+    {
+        return;
+    }
+    let mut input = match place.open() {
+        Ok(input) => input,
+        Err(error) => {
+            tracing::warn!(%error, "input not opened");
+            return;
+        }
+    };
+    drop(place);
     loop {
         let chunk = tokio::select! {
             biased;
-            _ = stage.wait_for(|stage| *stage != Stage::Open) => return,
+            _ = stage.wait_for(|stage| *stage > Stage::Open) => return,
             () = writer.reset_by_peer() => return,
             _ = close.wait_for(|close| *close), if input.hold.is_some() => {
                 input.hold = None;

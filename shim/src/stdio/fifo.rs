@@ -7,7 +7,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use tokio::net::unix::pipe;
 
@@ -20,6 +20,13 @@ pub struct Output {
     pub sender: pipe::Sender,
     /// Keeps the pipe from breaking.
     reader: OwnedFd,
+}
+
+/// A fifo that input will be read from: found, not yet open. A client that writes to it waits.
+#[derive(Debug)]
+pub struct Place {
+    fifo: File,
+    path: PathBuf,
 }
 
 /// A fifo that input is read from.
@@ -60,17 +67,27 @@ impl Output {
     }
 }
 
-impl Input {
-    /// Opens a fifo for input; never waits for a writer.
+impl Place {
+    /// Finds a fifo.
     ///
     /// # Errors
     /// There is nothing at `path`, or something else than a fifo.
-    pub fn open(path: &Path) -> Result<Self, StdioError> {
-        let place = find(path)?;
-        let reader = open_end(&place, path, false)?;
-        let hold = open_end(&place, path, true)?;
-        let receiver = pipe::Receiver::from_file(reader).map_err(StdioError::at(path))?;
+    pub fn find(path: &Path) -> Result<Self, StdioError> {
         Ok(Self {
+            fifo: find(path)?,
+            path: path.to_owned(),
+        })
+    }
+
+    /// Opens it for input; never waits for a writer.
+    ///
+    /// # Errors
+    /// There are no descriptors left.
+    pub fn open(&self) -> Result<Input, StdioError> {
+        let reader = open_end(&self.fifo, &self.path, false)?;
+        let hold = open_end(&self.fifo, &self.path, true)?;
+        let receiver = pipe::Receiver::from_file(reader).map_err(StdioError::at(&self.path))?;
+        Ok(Input {
             receiver,
             hold: Some(hold.into()),
         })
@@ -122,7 +139,7 @@ mod tests {
 
     use super::*;
 
-    fn fifo() -> (tempfile::TempDir, std::path::PathBuf) {
+    fn fifo() -> (tempfile::TempDir, PathBuf) {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("fifo");
         nix::unistd::mkfifo(&path, Mode::S_IRWXU).unwrap();
@@ -153,7 +170,7 @@ mod tests {
     #[tokio::test]
     async fn f20_input_ends_only_when_the_hold_and_every_writer_are_gone() {
         let (_dir, path) = fifo();
-        let mut input = Input::open(&path).unwrap();
+        let mut input = Place::find(&path).unwrap().open().unwrap();
         {
             let mut writer = pipe::OpenOptions::new().open_sender(&path).unwrap();
             writer.write_all(b"abc").await.unwrap();
@@ -189,7 +206,7 @@ mod tests {
         for name in ["file", "link", "."] {
             let error = Output::open(&dir.path().join(name)).unwrap_err();
             assert!(error.is_callers_fault(), "{name}: {error}");
-            assert!(Input::open(&dir.path().join(name)).is_err());
+            assert!(Place::find(&dir.path().join(name)).is_err());
         }
     }
 }

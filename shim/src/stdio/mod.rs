@@ -38,7 +38,7 @@ pub struct Paths {
 /// What the client named, opened.
 #[derive(Debug)]
 pub struct Stdio {
-    stdin: Option<fifo::Input>,
+    stdin: Option<fifo::Place>,
     stdout: Option<Sink>,
     stderr: Option<Sink>,
     logger: Option<binary::Logger>,
@@ -98,7 +98,7 @@ impl Stdio {
     pub async fn open(paths: &Paths, namespace: &str, container_id: &str) -> Result<Self, StdioError> {
         let stdin = match Target::parse(&paths.stdin)? {
             Target::Null => None,
-            Target::Fifo(path) => Some(fifo::Input::open(&path)?),
+            Target::Fifo(path) => Some(fifo::Place::find(&path)?),
             Target::File(_) | Target::Binary(_) => return Err(StdioError::Stdin(paths.stdin.clone())),
         };
         // With a terminal there is one output; the client may name a stderr it never makes.
@@ -151,7 +151,7 @@ impl Stdio {
         }
     }
 
-    /// Starts copying. `name` is the process's, for the log.
+    /// Starts copying; input only once [`Copies::process_starts`] says so. `name` is the process's, for the log.
     pub fn attach(self, streams: Streams, name: &str) -> Copies {
         let mut copies = Copies::new(name, self.logger);
         if let (Some(sink), Some(reader)) = (self.stdout, streams.stdout) {
@@ -160,8 +160,8 @@ impl Stdio {
         if let (Some(sink), Some(reader)) = (self.stderr, streams.stderr) {
             copies.output("stderr", reader, sink);
         }
-        if let (Some(input), Some(writer)) = (self.stdin, streams.stdin) {
-            copies.input(input, writer);
+        if let (Some(place), Some(writer)) = (self.stdin, streams.stdin) {
+            copies.input(place, writer);
         }
         copies
     }

@@ -84,7 +84,15 @@ impl Rig {
             stdout: None,
             stderr: None,
         };
-        (stdio.attach(streams, "c"), reader)
+        let copies = stdio.attach(streams, "c");
+        copies.process_starts();
+        let opened = async {
+            while pipe::OpenOptions::new().open_sender(stdin).is_err() {
+                tokio::task::yield_now().await;
+            }
+        };
+        timeout(PATIENCE, opened).await.unwrap();
+        (copies, reader)
     }
 }
 
@@ -263,4 +271,31 @@ async fn an_exit_releases_the_input_fifo() {
         Some(libc::ENXIO),
         "nobody holds the fifo open for reading"
     );
+}
+
+#[tokio::test]
+async fn a_clients_input_is_not_touched_before_start() {
+    let rig = Rig::new();
+    let path = rig.fifo("in");
+    let paths = Paths {
+        stdin: path.to_str().unwrap().to_owned(),
+        ..Paths::default()
+    };
+    let stdio = Stdio::open(&paths, "ns", "c").await.unwrap();
+    let writer = rig.host.open_writer(STDIN).unwrap();
+    let mut guest = rig.guest.open_reader(STDIN).unwrap();
+    let copies = stdio.attach(
+        Streams {
+            stdin: Some(writer),
+            stdout: None,
+            stderr: None,
+        },
+        "c",
+    );
+    let error = pipe::OpenOptions::new().open_sender(&path).unwrap_err();
+    assert_eq!(error.raw_os_error(), Some(libc::ENXIO), "nobody reads yet");
+    // A client that has closed its end already, before Start.
+    copies.close_stdin();
+    copies.process_starts();
+    assert_eq!(timeout(PATIENCE, guest.read()).await.unwrap().unwrap(), None);
 }
