@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use serde::de::DeserializeOwned;
@@ -45,7 +46,11 @@ impl BootCache {
 
     fn try_write<T: Serialize>(&self, value: &T) -> io::Result<()> {
         let directory = self.path.parent().unwrap_or(Path::new("/"));
-        fs::create_dir_all(directory)?;
+        // The state directory, if it is this that makes it, is root's alone.
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(directory)?;
         let entry = Entry {
             boot_id: boot_id()?,
             version: env!("CARGO_PKG_VERSION").to_owned(),

@@ -8,18 +8,13 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use bulkhead_oci::sizing::{MAX_MEMORY_MIB, MAX_VCPUS, MIN_MEMORY_MIB};
 use serde::{Deserialize, Serialize};
 
 /// Where the configuration is looked for.
 pub const CONFIG_PATH: &str = "/etc/bulkhead/config.toml";
 /// A configuration is a page of text; whatever is larger is something else.
 const MAX_FILE: u64 = 64 << 10;
-/// Below this a guest has no room for its own kernel, agent and page tables.
-const MIN_MEMORY_MIB: u32 = 64;
-/// 1 TiB: beyond it a typing error is likelier than such a machine.
-const MAX_MEMORY_MIB: u32 = 1 << 20;
-/// The guest kernel is built for this many.
-const MAX_VCPUS: u32 = 64;
 /// A boot is never worth waiting for longer.
 const MAX_BOOT_SECONDS: u32 = 600;
 
@@ -42,7 +37,7 @@ pub struct Config {
     pub allow_tcg_fallback: bool,
     /// Virtual CPUs of a sandbox that does not say, 1 to 64. Default: 1.
     pub default_vcpus: u32,
-    /// Memory of a sandbox that does not say, in MiB, 64 to 1048576. Default: 256.
+    /// Memory of a sandbox that does not say, in MiB, 256 to 1048576. Default: 256.
     pub default_memory_mib: u32,
     /// How long a guest may take to boot, in seconds, 1 to 600. Default: 60.
     pub boot_timeout_seconds: u32,
@@ -133,7 +128,12 @@ impl Config {
                 });
             }
         };
-        let config: Self = toml::from_str(&text).map_err(|source| ConfigError::Malformed {
+        Self::parse(&text, path)
+    }
+
+    /// The configuration in `text`; errors call it `path`.
+    pub fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
+        let config: Self = toml::from_str(text).map_err(|source| ConfigError::Malformed {
             path: path.to_owned(),
             source: Box::new(source),
         })?;
@@ -256,7 +256,7 @@ mod tests {
         for (text, key) in [
             ("default_vcpus = 0", "default_vcpus"),
             ("default_vcpus = 65", "default_vcpus"),
-            ("default_memory_mib = 63", "default_memory_mib"),
+            ("default_memory_mib = 255", "default_memory_mib"),
             ("boot_timeout_seconds = 601", "boot_timeout_seconds"),
             ("kernel = \"vmlinux\"", "kernel"),
             ("state_dir = \"run\"", "state_dir"),

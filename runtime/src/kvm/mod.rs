@@ -6,7 +6,7 @@
 
 use std::fs;
 use std::io::Read;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rustix::pipe::{PipeFlags, pipe_with};
@@ -108,8 +108,13 @@ pub async fn verdict(config: &Config) -> Verdict {
 async fn find_out(config: &Config) -> Verdict {
     let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     if !has_virtualization(&cpuinfo) {
+        let device = if Path::new("/dev/kvm").exists() {
+            "/dev/kvm is there, but"
+        } else {
+            "no /dev/kvm, and"
+        };
         return Verdict::unusable(
-            "the processor offers this machine neither VMX nor SVM",
+            format!("{device} the processor offers this machine neither VMX nor SVM"),
             "Enable virtualization in the firmware or, in a virtual machine, nested virtualization",
         );
     }

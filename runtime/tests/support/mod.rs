@@ -53,7 +53,8 @@ impl Rig {
         let none = None::<&str>;
         mount(Some(&share), &share, none, MsFlags::MS_BIND, none).unwrap();
         mount(none, &share, none, MsFlags::MS_SHARED, none).unwrap();
-        let stub = fs::read(program("examples/stub-agent")).expect("run `cargo build -p bulkhead-runtime --examples` first");
+        let stub = fs::read(program("examples/stub-agent"))
+            .expect("run `cargo build -p bulkhead-runtime --examples` first");
         fs::write(directory.path().join("initramfs.cpio"), cpio("init", &stub)).unwrap();
         let lock = File::create(directory.path().join("lock")).unwrap();
         Some(Self {
@@ -166,6 +167,23 @@ async fn line(agent: &tokio::sync::Mutex<BufReader<UnixStream>>) -> String {
     let mut line = String::new();
     agent.lock().await.read_line(&mut line).await.unwrap();
     line.trim().to_owned()
+}
+
+/// Processor time of all threads of a process.
+pub fn processor_time(pid: u32) -> Duration {
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+    let time = |thread: fs::DirEntry| -> u64 {
+        let text = fs::read_to_string(thread.path().join("schedstat")).unwrap();
+        text.split(' ').next().unwrap().parse().unwrap()
+    };
+    Duration::from_nanos(threads.flatten().map(time).sum())
+}
+
+/// What a process weighs: its own memory, and its part of what it shares.
+pub fn proportional_kib(pid: u32) -> u64 {
+    let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap();
+    let line = text.lines().find(|line| line.starts_with("Pss:")).unwrap();
+    line.split_ascii_whitespace().nth(1).unwrap().parse().unwrap()
 }
 
 /// Beside this test's own program's directory.
