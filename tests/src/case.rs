@@ -18,6 +18,7 @@ pub struct Case {
     run: fn(&Daemon),
     core: bool,
     vm_only: bool,
+    since: (u32, u32),
 }
 
 /// A test that must pass with Bulkhead and with runc, on the versions that get every test.
@@ -27,6 +28,7 @@ pub const fn case(name: &'static str, run: fn(&Daemon)) -> Case {
         run,
         core: false,
         vm_only: false,
+        since: (0, 0),
     }
 }
 
@@ -39,11 +41,22 @@ impl Case {
         self
     }
 
+    /// A test of what clients of older versions of containerd cannot ask for.
+    pub const fn since(mut self, major: u32, minor: u32) -> Case {
+        self.since = (major, minor);
+        self
+    }
+
     /// A test of what only a VM has; with another runtime it is ignored.
     pub const fn vm_only(mut self) -> Case {
         self.vm_only = true;
         self
     }
+}
+
+fn is_since(version: &str, (major, minor): (u32, u32)) -> bool {
+    let mut parts = version.split('.').map_while(|part| part.parse::<u32>().ok());
+    (parts.next().unwrap_or(u32::MAX), parts.next().unwrap_or(u32::MAX)) >= (major, minor)
 }
 
 /// The daemons of a run: one per version, started at its first test, or why it could not be.
@@ -74,7 +87,7 @@ pub fn run_all(topics: &[(&str, &[Case])]) -> ExitCode {
 fn trial(case: &Case, topic: &str, version: &str, daemons: &Daemons) -> Trial {
     let case = *case;
     let name = format!("{version}::{topic}::{}", case.name);
-    let ignored = case.vm_only && !Settings::get().is_vm();
+    let ignored = (case.vm_only && !Settings::get().is_vm()) || !is_since(version, case.since);
     let (version, daemons) = (version.to_owned(), daemons.clone());
     Trial::test(name, move || run(case, &version, &daemons)).with_ignored_flag(ignored)
 }

@@ -157,6 +157,12 @@ impl<'d> Container<'d> {
         self
     }
 
+    /// Counts the bytes of the task's stdout, and does not keep them.
+    pub fn count_stdout(mut self) -> Self {
+        self.stdio.count_stdout = true;
+        self
+    }
+
     /// Runs the container to its end through `ctr run --rm`.
     #[track_caller]
     pub fn run(self) -> Ran {
@@ -183,6 +189,13 @@ impl<'d> Container<'d> {
             self.daemon
                 .edit_spec(&self.id, |spec| edits.into_iter().for_each(|edit| edit(spec)));
         }
+    }
+
+    /// Makes the task of a container whose record is there.
+    #[track_caller]
+    pub fn task(self) -> Task<'d> {
+        Task::create(self.daemon, &self.id, self.stdio)
+            .unwrap_or_else(|status| panic!("{}: {status}", self.id))
     }
 
     /// Makes the container and its task; the command does not run yet.
@@ -227,12 +240,18 @@ impl<'d> Container<'d> {
 
     /// What stands behind `ctr run` and `ctr containers create`.
     pub fn ctr_arguments(&self) -> Vec<String> {
-        let mut arguments = vec!["--runtime".to_owned(), self.runtime.clone()];
-        arguments.extend(self.flags.iter().cloned());
-        match &self.rootfs {
-            Some(dir) => arguments.extend(["--rootfs".to_owned(), dir.clone()]),
-            None => arguments.push(self.daemon.image().to_owned()),
+        let mut arguments = self.flags.clone();
+        if self.rootfs.is_some() {
+            arguments.push("--rootfs".to_owned());
         }
+        // ctr 1.6 takes the command's own flags for its own, wherever they stand, but for the `--`;
+        // and that it takes for the value of a flag which has none and stands before it.
+        arguments.extend(["--runtime".to_owned(), self.runtime.clone(), "--".to_owned()]);
+        arguments.push(
+            self.rootfs
+                .clone()
+                .unwrap_or_else(|| self.daemon.image().to_owned()),
+        );
         arguments.push(self.id.clone());
         arguments.extend(self.args.iter().cloned());
         arguments

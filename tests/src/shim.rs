@@ -7,7 +7,9 @@ use std::process::Command;
 use std::time::Duration;
 
 use containerd_shim_protos::TaskClient;
-use containerd_shim_protos::api::{CreateTaskRequest, DeleteRequest, ShutdownRequest};
+use containerd_shim_protos::api::{
+    CreateTaskRequest, DeleteRequest, PidsRequest, ShutdownRequest, StateRequest, StatsRequest,
+};
 use ttrpc::Code;
 use ttrpc::context::with_timeout;
 
@@ -24,6 +26,12 @@ pub struct Shim<'d> {
     daemon: &'d Daemon,
     id: String,
     bundle: PathBuf,
+    tasks: TaskClient,
+}
+
+/// A connection of our own to the shim of a running task, beside containerd's.
+pub struct Direct {
+    id: String,
     tasks: TaskClient,
 }
 
@@ -117,6 +125,47 @@ impl<'d> Shim<'d> {
     /// The daemon whose directory the bundle is in.
     pub fn daemon(&self) -> &'d Daemon {
         self.daemon
+    }
+}
+
+// === impl Direct ===
+
+impl Direct {
+    /// Connects to the socket that the bundle names.
+    #[track_caller]
+    pub fn connect(daemon: &Daemon, id: &str) -> Direct {
+        let bundle = format!("state/io.containerd.runtime.v2.task/{}/{id}", daemon.namespace());
+        let read = |name: &str| fs::read_to_string(daemon.path(&bundle).join(name)).unwrap_or_default();
+        let address = match serde_json::from_str::<serde_json::Value>(&read("bootstrap.json")) {
+            Ok(bootstrap) => bootstrap["address"].as_str().expect("an address").to_owned(),
+            Err(_) => read("address"),
+        };
+        let client = ttrpc::Client::connect(&address).unwrap_or_else(|error| panic!("{address}: {error}"));
+        Direct {
+            id: id.to_owned(),
+            tasks: TaskClient::new(client),
+        }
+    }
+
+    /// Calls State.
+    pub fn state(&self) {
+        let mut request = StateRequest::new();
+        request.id.clone_from(&self.id);
+        self.tasks.state(context(), &request).expect("State");
+    }
+
+    /// Calls Pids.
+    pub fn pids(&self) {
+        let mut request = PidsRequest::new();
+        request.id.clone_from(&self.id);
+        self.tasks.pids(context(), &request).expect("Pids");
+    }
+
+    /// Calls Stats.
+    pub fn stats(&self) {
+        let mut request = StatsRequest::new();
+        request.id.clone_from(&self.id);
+        self.tasks.stats(context(), &request).expect("Stats");
     }
 }
 

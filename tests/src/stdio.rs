@@ -24,6 +24,8 @@ pub struct Request {
     pub terminal: bool,
     /// Open the stdout fifo, and do not read it until [`Stdio::read_stdout`].
     pub unread_stdout: bool,
+    /// Count the bytes of stdout, and do not keep them.
+    pub count_stdout: bool,
 }
 
 /// The fifos of one process. They are removed when this is dropped.
@@ -50,6 +52,8 @@ pub struct Captured {
 #[derive(Default)]
 struct Buffer {
     bytes: Vec<u8>,
+    len: usize,
+    counts_only: bool,
     ended: bool,
     abandoned: bool,
 }
@@ -83,6 +87,7 @@ impl Stdio {
             stdout: Captured::default(),
             stderr: Captured::default(),
         };
+        stdio.stdout.inner.0.lock().unwrap().counts_only = request.count_stdout;
         let stdout = open_reader(Path::new(&stdio.stdout_path));
         if request.unread_stdout {
             stdio.held = Some(stdout);
@@ -182,6 +187,17 @@ fn open_writer(path: &Path) -> File {
     writer
 }
 
+// === impl Buffer ===
+
+impl Buffer {
+    fn take(&mut self, chunk: &[u8]) {
+        self.len += chunk.len();
+        if !self.counts_only {
+            self.bytes.extend_from_slice(chunk);
+        }
+    }
+}
+
 // === impl Captured ===
 
 impl Captured {
@@ -197,7 +213,7 @@ impl Captured {
 
     /// How many bytes until now.
     pub fn len(&self) -> usize {
-        self.inner.0.lock().unwrap().bytes.len()
+        self.inner.0.lock().unwrap().len
     }
 
     /// Whether nothing has come yet.
@@ -212,6 +228,21 @@ impl Captured {
             String::from_utf8_lossy(&buffer.bytes).contains(needle)
         });
         assert!(found, "{needle:?} not in output: {:?}", self.text());
+    }
+
+    /// Waits until that many bytes have come.
+    #[track_caller]
+    pub fn wait_for_length(&self, length: usize, limit: Duration) {
+        assert!(
+            self.has_length(length, limit),
+            "{} of {length} bytes within {limit:?}",
+            self.len()
+        );
+    }
+
+    /// Whether that many bytes have come, or come within `limit`.
+    pub fn has_length(&self, length: usize, limit: Duration) -> bool {
+        self.wait_until(limit, |buffer| buffer.len >= length)
     }
 
     /// Waits for the end of the stream, and gives all of it.
@@ -269,13 +300,7 @@ impl Captured {
                 match from.read(&mut chunk) {
                     Ok(0) if flags.contains(PollFlags::POLLHUP) => return captured.end(),
                     Ok(read) => {
-                        captured
-                            .inner
-                            .0
-                            .lock()
-                            .unwrap()
-                            .bytes
-                            .extend_from_slice(&chunk[..read]);
+                        captured.inner.0.lock().unwrap().take(&chunk[..read]);
                         captured.inner.1.notify_all();
                     }
                     Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}

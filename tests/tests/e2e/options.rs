@@ -4,7 +4,8 @@ use bulkhead_tests::{Case, Container, Daemon, case, mib};
 use serde_json::json;
 
 pub const CASES: &[Case] = &[
-    case("env_cwd_and_user", env_cwd_and_user).core(),
+    case("env_and_cwd", env_and_cwd).core(),
+    case("user", user).since(1, 7),
     case("memory_limit", memory_limit),
     case("cpus", cpus),
     case("read_only_root", read_only_root).core(),
@@ -27,16 +28,22 @@ pub const CASES: &[Case] = &[
     case("entropy", entropy),
 ];
 
-fn env_cwd_and_user(daemon: &Daemon) {
-    let container = Container::new(daemon)
-        .env("WORD", "bulk head")
-        .cwd("/tmp")
-        .user("1000:1001");
+fn env_and_cwd(daemon: &Daemon) {
+    let container = Container::new(daemon).env("WORD", "bulk head").cwd("/tmp");
     container
-        .sh("echo $WORD; pwd; id -u; id -g")
+        .sh("echo $WORD; pwd")
         .run()
-        .expect_stdout("bulk head\n/tmp\n1000\n1001\n")
-        .expect_exit(0);
+        .expect_exit(0)
+        .expect_stdout("bulk head\n/tmp\n");
+}
+
+fn user(daemon: &Daemon) {
+    Container::new(daemon)
+        .user("1000:1001")
+        .sh("id -u; id -g")
+        .run()
+        .expect_exit(0)
+        .expect_stdout("1000\n1001\n");
 }
 
 fn memory_limit(daemon: &Daemon) {

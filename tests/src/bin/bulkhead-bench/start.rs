@@ -1,0 +1,124 @@
+//! From nothing to the first output.
+
+use std::time::Instant;
+
+use bulkhead_tests::deadline::{self, ORDINARY};
+use bulkhead_tests::task::Task;
+use bulkhead_tests::{Container, Daemon};
+use nix::libc::SIGKILL;
+
+use crate::report::Measurement;
+use crate::{BULKHEAD, Rig, Runtime};
+
+/// `start`: from the Create call, which runs `shim start`, to the first byte on stdout; and its
+/// parts, as the client sees them.
+pub fn start(rig: &Rig<'_>) -> Vec<Measurement> {
+    let samples = rig.interleave(|runtime| {
+        let mut container = Container::new(rig.daemon)
+            .runtime(runtime.id)
+            .sh("echo up; exec sleep 1000");
+        container.record();
+        let begin = Instant::now();
+        let task = container.task();
+        let created = begin.elapsed();
+        task.start();
+        let started = begin.elapsed();
+        task.stdio.stdout().wait_for("up\n");
+        let output = begin.elapsed();
+        end(&task);
+        let part = |name: &str, time: std::time::Duration| (name.to_owned(), time.as_secs_f64() * 1e3);
+        vec![
+            part("start", output),
+            part("start.create", created),
+            part("start.start", started - created),
+            part("start.output", output - started),
+        ]
+    });
+    samples.measured_in("ms")
+}
+
+/// `boot`: what the shim logs of the phases of a sandbox's start. Only a VM has them.
+pub fn boot(rig: &Rig<'_>) -> Vec<Measurement> {
+    if !rig.runtimes.contains(&BULKHEAD) {
+        return Vec::new();
+    }
+    let rig = Rig {
+        daemon: rig.daemon,
+        runtimes: vec![BULKHEAD],
+        n: rig.n,
+    };
+    let samples = rig.interleave(|runtime| {
+        let log_start = rig.daemon.log_length();
+        let task = run(rig.daemon, runtime);
+        let phases = deadline::poll("the shim's timings in the log", ORDINARY, || {
+            Some(phases(&rig.daemon.log_since(log_start))).filter(|phases| !phases.is_empty())
+        });
+        end(&task);
+        phases
+    });
+    samples.measured_in("ms")
+}
+
+/// A running task that sleeps.
+pub fn run<'d>(daemon: &'d Daemon, runtime: Runtime) -> Task<'d> {
+    Container::new(daemon)
+        .runtime(runtime.id)
+        .args(["sleep", "100000"])
+        .start()
+}
+
+/// Kills and deletes a task.
+pub fn end(task: &Task<'_>) {
+    task.kill(SIGKILL);
+    task.wait();
+    task.delete();
+}
+
+/// The phases of a log line such as `… timings="Timings { host: 63.4ms, boot: 2.5s }"`, in ms.
+fn phases(log: &str) -> Vec<(String, f64)> {
+    let Some(line) = log.lines().rev().find(|line| line.contains("timings=")) else {
+        return Vec::new();
+    };
+    let Some((_, list)) = line.split_once("timings=") else {
+        return Vec::new();
+    };
+    let list = list
+        .trim_start_matches(['"', '\\'])
+        .trim_start_matches("Timings")
+        .trim_start_matches([' ', '{']);
+    let list = list.split('}').next().unwrap_or_default();
+    let phase = |item: &str| {
+        let (name, time) = item.split_once(':')?;
+        let name = if name.trim() == "boot" {
+            "boot".to_owned()
+        } else {
+            format!("boot.{}", name.trim())
+        };
+        Some((name, milliseconds(time.trim())?))
+    };
+    list.split(',').filter_map(phase).collect()
+}
+
+/// A time as Rust prints durations, in ms.
+fn milliseconds(time: &str) -> Option<f64> {
+    let units = [("ms", 1.0), ("µs", 1e-3), ("ns", 1e-6), ("s", 1e3)];
+    let (number, factor) = units
+        .iter()
+        .find_map(|(unit, factor)| Some((time.strip_suffix(unit)?, factor)))?;
+    Some(number.parse::<f64>().ok()? * factor)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn phases_are_read_from_a_log_line() {
+        let line = r#"level=info msg="sandbox is up" timings="Timings { host: 63.5ms, boot: 2.5s, x: 7µs }""#;
+        let expected = [("boot.host", 63.5), ("boot", 2500.0), ("boot.x", 0.007)];
+        assert_eq!(
+            phases(line),
+            expected.map(|(name, value)| (name.to_owned(), value))
+        );
+    }
+}
