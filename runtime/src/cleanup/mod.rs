@@ -20,9 +20,10 @@ use crate::cgroup::{self, CgroupError};
 use crate::config::Config;
 use crate::hooks::{self, HookState, HookStatus};
 use crate::mount::{self, MountError, mounts_below};
+use crate::network::Netns;
 use crate::process::boot_id;
 use crate::sandbox::directory::{self, LOCK};
-use crate::state::{ContainerState, SandboxState, StateError};
+use crate::state::{ContainerState, NetworkState, SandboxState, StateError};
 
 /// containerd kills `delete` after 5 s; hooks get what is left of this.
 const BUDGET: Duration = Duration::from_secs(4);
@@ -128,6 +129,7 @@ fn sandbox_of(directory: &Path, sandbox: &str, id: &str, until: Instant, failure
     if last {
         failures.note(unmount_below(directory));
         failures.note(remove_cgroups(&state.cgroups));
+        release_interface(&state);
         let removed = directory::remove(directory);
         failures.note(removed.map_err(|source| CleanupError::Remove {
             path: directory.into(),
@@ -245,6 +247,26 @@ fn remove_cgroups(directories: &[PathBuf]) -> Result<(), CleanupError> {
         .cloned()
         .collect();
     Ok(cgroup::remove(&ours)?)
+}
+
+/// Lets go of the pod's interface; with our own namespace it has gone already.
+fn release_interface(state: &SandboxState) {
+    let Some(NetworkState {
+        namespace,
+        mirrored: Some(interface),
+        ..
+    }) = &state.network
+    else {
+        return;
+    };
+    if namespace.as_os_str().is_empty() {
+        return;
+    }
+    let released = Netns::open(namespace).and_then(|netns| netns.part_blocking(interface));
+    if let Err(error) = released {
+        // Usually CNI has removed it first.
+        tracing::debug!("{error}");
+    }
 }
 
 /// Waits until no other clean-up of this sandbox runs.

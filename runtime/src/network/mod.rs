@@ -1,6 +1,9 @@
 //! The sandbox's network namespace on the host, and the tap device in it that is the VM's network card.
 
+mod netlink;
+mod scan;
 mod tap;
+mod wire;
 
 use std::fs::File;
 use std::io;
@@ -11,6 +14,8 @@ use displaydoc::Display;
 use nix::sched::{CloneFlags, setns, unshare};
 use thiserror::Error;
 
+pub use netlink::Netlink;
+pub use scan::Interface;
 pub use tap::Tap;
 
 /// A network namespace, held by a descriptor: one that we made is gone once this and every process in it is.
@@ -35,6 +40,21 @@ pub enum NetworkError {
     Loopback(#[source] io::Error),
     /// cannot make a tap device: {0}
     Tap(#[source] io::Error),
+    /// cannot open a netlink socket: {0}
+    Socket(#[source] io::Error),
+    /// cannot list the {what} of the network namespace: {source}
+    Ask {
+        /// What was asked for.
+        what: &'static str,
+        /// Why not.
+        source: rtnetlink::Error,
+    },
+    /// there is no interface {0} in the network namespace
+    Missing(String),
+    /// cannot set the MTU of the tap device: {0}
+    Mtu(#[source] rtnetlink::Error),
+    /// cannot redirect traffic to and from the tap device: {0}
+    Wire(#[source] rtnetlink::Error),
 }
 
 impl Netns {
@@ -108,58 +128,4 @@ fn on_a_thread<T: Send>(work: impl FnOnce() -> Result<T, NetworkError> + Send) -
 }
 
 #[cfg(test)]
-mod tests {
-    use std::fs;
-    use std::os::fd::AsRawFd;
-
-    use super::*;
-
-    fn interfaces(netns: &Netns) -> Vec<String> {
-        let text = netns.run(|| fs::read_to_string("/proc/thread-self/net/dev").map_err(NetworkError::Enter));
-        let mut names: Vec<_> = text
-            .unwrap()
-            .lines()
-            .filter_map(|line| Some(line.split_once(':')?.0.trim().to_owned()))
-            .collect();
-        names.sort();
-        names
-    }
-
-    #[test]
-    fn a_new_namespace_has_loopback_that_works() {
-        let netns = Netns::create().unwrap();
-        assert_eq!(interfaces(&netns), ["lo"]);
-        netns
-            .run(|| {
-                let listener = std::net::TcpListener::bind("127.0.0.1:0").map_err(NetworkError::Enter)?;
-                let address = listener.local_addr().map_err(NetworkError::Enter)?;
-                std::net::TcpStream::connect(address)
-                    .map(drop)
-                    .map_err(NetworkError::Enter)
-            })
-            .unwrap();
-    }
-
-    #[test]
-    fn a_tap_lives_as_long_as_its_descriptor() {
-        let netns = Netns::create().unwrap();
-        let first = netns.make_tap().unwrap();
-        let second = netns.make_tap().unwrap();
-        assert_ne!(first.name(), second.name());
-        assert_eq!(interfaces(&netns), [first.name(), second.name(), "lo"]);
-        let left = second.name().to_owned();
-        drop(first);
-        assert_eq!(interfaces(&netns), [left.as_str(), "lo"]);
-    }
-
-    #[test]
-    fn only_network_namespaces_are_opened() {
-        let netns = Netns::create().unwrap();
-        let path = format!("/proc/self/fd/{}", netns.as_fd().as_raw_fd());
-        Netns::open(Path::new(&path)).unwrap();
-        for path in ["/proc/self/ns/uts", "/dev/null", "/no/such"] {
-            let error = Netns::open(Path::new(path)).unwrap_err();
-            assert!(matches!(error, NetworkError::Open { .. }), "{path}: {error}");
-        }
-    }
-}
+mod tests;

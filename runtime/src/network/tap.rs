@@ -80,3 +80,21 @@ fn named(name: &[u8]) -> libc::ifreq {
     }
     interface
 }
+
+/// A packet socket on an interface of the calling thread's namespace.
+#[cfg(test)]
+pub(super) fn tests_socket(name: &str) -> io::Result<OwnedFd> {
+    use nix::sys::socket::{LinkAddr, SockProtocol, SockaddrLike, bind};
+    let kind = SockFlag::SOCK_CLOEXEC;
+    let packet = socket(AddressFamily::Packet, SockType::Raw, kind, SockProtocol::EthAll)?;
+    // SAFETY: all zeros are a valid sockaddr_ll.
+    let mut address: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
+    address.sll_family = libc::AF_PACKET as u16;
+    address.sll_protocol = (libc::ETH_P_ALL as u16).to_be();
+    address.sll_ifindex = nix::net::if_::if_nametoindex(name)? as i32;
+    let size = std::mem::size_of::<libc::sockaddr_ll>() as libc::socklen_t;
+    // SAFETY: the address is a sockaddr_ll of that size.
+    let address = unsafe { LinkAddr::from_raw((&raw const address).cast(), Some(size)) };
+    bind(packet.as_raw_fd(), &address.ok_or(io::ErrorKind::InvalidInput)?)?;
+    Ok(packet)
+}

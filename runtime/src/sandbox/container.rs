@@ -44,6 +44,7 @@ impl Container {
     /// # Errors
     /// The guest could not.
     pub async fn start(&self) -> Result<(), SandboxError> {
+        self.sandbox.follow_network().await?;
         let start = StartContainer {
             container_id: self.id(),
         };

@@ -30,7 +30,10 @@ pub(crate) fn path_of(state_dir: &Path, namespace: &str, sandbox: &str) -> PathB
 /// `AlreadyExists`: some process of a sandbox of this name still runs.
 pub(super) fn claim(directory: &Path, patience: Duration) -> Result<File, SandboxError> {
     let failed = |source: io::Error| {
-        SandboxError::new(ErrorKind::Internal, format!("cannot make {}: {source}", directory.display()))
+        SandboxError::new(
+            ErrorKind::Internal,
+            format!("cannot make {}: {source}", directory.display()),
+        )
     };
     let until = Instant::now() + patience;
     loop {
@@ -112,7 +115,10 @@ mod tests {
             remove(&directory).unwrap();
             drop(old);
             let lock = new.join().unwrap();
-            assert_eq!(lock.metadata().unwrap().ino(), fs::metadata(directory.join(LOCK)).unwrap().ino());
+            assert_eq!(
+                lock.metadata().unwrap().ino(),
+                fs::metadata(directory.join(LOCK)).unwrap().ino()
+            );
         });
     }
 

@@ -17,7 +17,7 @@ use crate::network::{Netns, NetworkError};
 use crate::process::{Placement, ProcessIdentity, boot_id};
 use crate::share::SharedTree;
 use crate::state::SandboxState;
-use crate::undo::Undo;
+use crate::undo::{Undo, UndoError};
 
 /// Everything but the processes.
 #[derive(Debug)]
@@ -30,6 +30,10 @@ pub(super) struct Host {
     pub share: SharedTree,
     /// Where the tap and the anchors are.
     pub netns: Netns,
+    /// Its file, if it is not our own.
+    pub netns_path: Option<PathBuf>,
+    /// Name of the tap.
+    pub tap: String,
     /// The host's cgroup mounts.
     pub hierarchies: Hierarchies,
     /// Where the VM's processes put themselves.
@@ -74,18 +78,20 @@ impl Host {
         };
 
         let netns = network_namespace(&request.network)?;
-        let tap = netns.make_tap()?.into_fd();
+        let tap = netns.make_tap()?;
         let host = Self {
             directory,
             record,
             share,
             netns,
+            netns_path: path_of(&request.network),
+            tap: tap.name().to_owned(),
             hierarchies,
             placement,
             lock,
             undo: Mutex::new(Some(undo)),
         };
-        Ok((host, tap))
+        Ok((host, tap.into_fd()))
     }
 
     /// A copy of the lifecycle lock for a process of the VM.
@@ -94,6 +100,22 @@ impl Host {
     /// No descriptor is to be had.
     pub fn lock(&self) -> io::Result<OwnedFd> {
         Ok(self.lock.try_clone()?.into())
+    }
+
+    /// Registers a step of [`Host::release`]; after that it runs at once.
+    pub fn on_release<F, E>(&self, what: String, step: F)
+    where
+        F: FnOnce() -> Result<(), E> + Send + 'static,
+        E: Into<UndoError>,
+    {
+        let mut undo = self.undo.lock().unwrap_or_else(PoisonError::into_inner);
+        match undo.as_mut() {
+            Some(undo) => undo.push(what, step),
+            None => {
+                let mut late = Undo::new();
+                late.push(what, step);
+            }
+        }
     }
 
     /// Gives everything back. Only once every process of the VM has ended. May be called again.
@@ -118,6 +140,13 @@ fn first_state(request: &SandboxRequest) -> Result<SandboxState, SandboxError> {
         .duration_since(std::time::UNIX_EPOCH)
         .map_or(0, |since| since.as_secs());
     Ok(state)
+}
+
+fn path_of(wanted: &NetworkNamespace) -> Option<PathBuf> {
+    match wanted {
+        NetworkNamespace::Path(path) => Some(path.clone()),
+        NetworkNamespace::New | NetworkNamespace::Host => None,
+    }
 }
 
 fn network_namespace(wanted: &NetworkNamespace) -> Result<Netns, NetworkError> {

@@ -152,7 +152,13 @@ async fn meet(
     }?;
     let booted = started.elapsed();
     let configuration = ConfigureSandbox {
-        hostname: request.hostname.as_ref().unwrap_or(&request.id).chars().take(MAX_HOSTNAME).collect(),
+        hostname: request
+            .hostname
+            .as_ref()
+            .unwrap_or(&request.id)
+            .chars()
+            .take(MAX_HOSTNAME)
+            .collect(),
         unix_time_ns: unix_time_ns(),
         entropy: entropy().map_err(|error| SandboxError::new(ErrorKind::Internal, error.to_string()))?,
     };

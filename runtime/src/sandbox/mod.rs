@@ -15,6 +15,7 @@ mod event;
 mod host;
 mod launch;
 mod machine;
+mod nic;
 mod pump;
 mod record;
 mod registry;
@@ -22,9 +23,10 @@ mod request;
 mod timings;
 
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use bulkhead_agent_protocol::message::ConfigureNetwork;
 use tokio::sync::mpsc;
 
 pub use crate::agent::{StdioRequest, Streams};
@@ -54,6 +56,8 @@ struct Inner {
     agent: AgentClient,
     registry: Arc<Registry>,
     anchor_program: PathBuf,
+    /// What the guest has been told of its network.
+    network: Mutex<Option<ConfigureNetwork>>,
     timings: Timings,
 }
 
@@ -93,14 +97,20 @@ impl Sandbox {
             agent: launched.agent,
             registry,
             anchor_program: create::anchor_program(&request.config),
+            network: Mutex::default(),
             timings: launched.timings,
         };
-        Ok((
-            Self {
-                inner: Arc::new(inner),
-            },
-            receiver,
-        ))
+        let sandbox = Self {
+            inner: Arc::new(inner),
+        };
+        // A pod's network is there before its sandbox.
+        if let Err(error) = sandbox.inner.follow_network().await {
+            if let Err(cleanup) = sandbox.inner.machine().end().await {
+                tracing::warn!("clean-up after a failed launch: {cleanup}");
+            }
+            return Err(error);
+        }
+        Ok((sandbox, receiver))
     }
 
     /// Prepares a container on the host and creates it in the guest, where its init waits to be started.
