@@ -15,9 +15,11 @@ use std::fs;
 use std::time::{Duration, Instant};
 
 use bulkhead_runtime::process::Exit;
+use bulkhead_runtime::vmm::fake::FakeVmm;
 use bulkhead_runtime::vmm::{DeathReason, Vmm, VmmError};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use support::{GONE, Rig, within};
+use tokio::io::{AsyncBufReadExt, BufReader};
 
 #[tokio::test]
 async fn a_vm_says_hello_and_ends_when_told() {
@@ -114,6 +116,56 @@ async fn killing_either_process_of_the_vm_ends_the_vm() {
     }
 }
 
+/// The owner dies as an owner dies: all at once, with no last word.
+#[tokio::test]
+async fn an_owner_that_is_killed_takes_everything_with_it() {
+    let Some(rig) = Rig::new() else { return };
+    let program = std::env::current_exe().unwrap();
+    let mut owner = tokio::process::Command::new(program);
+    owner
+        .args(["--exact", "the_owner", "--ignored", "--nocapture"])
+        .env(support::RIG, rig.path(""));
+    let mut owner = owner.stdout(std::process::Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(owner.stdout.take().unwrap()).lines();
+    while within(lines.next_line())
+        .await
+        .unwrap()
+        .expect("an owner with a VM")
+        != "BOOTED"
+    {}
+    owner.kill().await.unwrap();
+    rig.assert_nothing_left().await;
+}
+
+#[tokio::test]
+#[ignore = "the other half of the test above"]
+async fn the_owner() {
+    let Some(rig) = Rig::new() else { return };
+    let _vm = rig.boot().await;
+    println!("\nBOOTED");
+    within(std::future::pending()).await
+}
+
+#[tokio::test]
+async fn the_fake_is_a_process_with_the_agents_stream() {
+    let Some(rig) = Rig::new() else { return };
+    let fake = FakeVmm {
+        program: support::program("examples/stub-agent"),
+        arguments: Vec::new(),
+    };
+    let instance = fake.launch(rig.spec(None)).await.unwrap();
+    let mut agent = BufReader::new(instance.take_agent().unwrap()).lines();
+    assert_eq!(within(agent.next_line()).await.unwrap().unwrap(), "HELLO");
+    assert!(matches!(
+        instance.pause().await,
+        Err(VmmError::Unsupported("pause"))
+    ));
+    let end = instance.watch();
+    drop(instance);
+    assert_eq!(within(end.wait()).await, Exit::Signal(9));
+    rig.assert_nothing_left().await;
+}
+
 #[tokio::test]
 async fn a_panic_is_told_with_the_kernels_words() {
     let Some(rig) = Rig::new() else { return };
@@ -203,6 +255,31 @@ async fn the_vms_processes_are_confined() {
     }
     let mounts = fs::read_to_string(format!("/proc/{fs}/mountinfo")).unwrap();
     assert_eq!(mounts.lines().count(), 1, "{mounts}");
+    let [parent, monitor] = vm.instance.processes()[..] else {
+        panic!("two processes")
+    };
+    let open = |pid: u32| -> Vec<_> {
+        let numbers = fs::read_dir(format!("/proc/{pid}/fd")).unwrap();
+        numbers
+            .map(|number| fs::read_link(number.unwrap().path()).unwrap())
+            .collect()
+    };
+    // The lock, and the two pipes to the owner that QEMU knows nothing of.
+    let (of_parent, of_monitor) = (open(parent.pid), open(monitor.pid));
+    let pipes: Vec<_> = (4..6)
+        .map(|n| fs::read_link(format!("/proc/{}/fd/{n}", parent.pid)).unwrap())
+        .collect();
+    assert!(
+        !of_monitor.iter().any(|file| pipes.contains(file)),
+        "{of_monitor:?}"
+    );
+    assert!(of_parent.contains(&rig.path("lock")) && of_monitor.contains(&rig.path("lock")));
+    assert!(
+        !of_parent
+            .iter()
+            .any(|file| file.to_string_lossy().starts_with("socket:")),
+        "{of_parent:?}"
+    );
     for process in vm.instance.processes() {
         let cmdline = fs::read(format!("/proc/{}/cmdline", process.pid)).unwrap();
         let cmdline = String::from_utf8_lossy(&cmdline);
@@ -213,7 +290,7 @@ async fn the_vms_processes_are_confined() {
 
 /// Not a check: prints where the time of a boot goes, and what its processes weigh. The processor time tells
 /// more than the clock on a host that does other things too.
-/// `cargo test --release -p bulkhead-runtime --test vm -- --ignored --nocapture`
+/// `cargo test --release -p bulkhead-runtime --test vm -- --ignored --nocapture measure`
 #[tokio::test]
 #[ignore = "a measurement"]
 async fn measure_boot() {

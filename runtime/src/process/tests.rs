@@ -211,3 +211,24 @@ async fn a_program_that_is_not_there_is_named() {
         "cannot start /nonexistent/helper: No such file or directory (os error 2)"
     );
 }
+
+#[test]
+fn the_end_of_the_runtime_ends_its_processes_and_then_releases_what_they_used() {
+    let (sender, dropped) = std::sync::mpsc::channel();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    let process = runtime.block_on(async {
+        let process = shell("exec sleep 600")
+            .watchdog()
+            .resource(Witness(sender))
+            .spawn()
+            .unwrap();
+        tokio::task::yield_now().await;
+        process
+    });
+    drop(runtime);
+    dropped.try_recv().expect("released by then");
+    assert!(!process.identity().is_alive());
+}

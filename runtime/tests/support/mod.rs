@@ -21,9 +21,14 @@ pub const GONE: Duration = Duration::from_secs(3);
 /// For everything that takes as long as it takes; a boot on a loaded host most of all.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// Names the directory of a rig that another process has made.
+pub const RIG: &str = "BULKHEAD_TEST_RIG";
+
 /// One sandbox directory, as the runtime makes it.
 pub struct Rig {
-    directory: TempDir,
+    directory: PathBuf,
+    /// `None` in a process that shares another's.
+    _owned: Option<TempDir>,
     kernel: PathBuf,
     lock: File,
 }
@@ -47,25 +52,36 @@ impl Rig {
             eprintln!("skipped: needs root and a guest kernel");
             return None;
         };
-        let directory = tempfile::tempdir().unwrap();
-        let share = directory.path().join("share");
+        if let Some(directory) = std::env::var_os(RIG).map(PathBuf::from) {
+            let lock = File::open(directory.join("lock")).unwrap();
+            return Some(Self {
+                directory,
+                _owned: None,
+                kernel,
+                lock,
+            });
+        }
+        let owned = tempfile::tempdir().unwrap();
+        let directory = owned.path().to_owned();
+        let share = directory.join("share");
         fs::create_dir(&share).unwrap();
         let none = None::<&str>;
         mount(Some(&share), &share, none, MsFlags::MS_BIND, none).unwrap();
         mount(none, &share, none, MsFlags::MS_SHARED, none).unwrap();
-        let stub = fs::read(program("examples/stub-agent"))
-            .expect("run `cargo build -p bulkhead-runtime --examples` first");
-        fs::write(directory.path().join("initramfs.cpio"), cpio("init", &stub)).unwrap();
-        let lock = File::create(directory.path().join("lock")).unwrap();
+        let stub = fs::read(program("examples/stub-agent"));
+        let stub = stub.expect("run `cargo build -p bulkhead-runtime --examples` first");
+        fs::write(directory.join("initramfs.cpio"), cpio("init", &stub)).unwrap();
+        let lock = File::create(directory.join("lock")).unwrap();
         Some(Self {
             directory,
+            _owned: Some(owned),
             kernel,
             lock,
         })
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
-        self.directory.path().join(name)
+        self.directory.join(name)
     }
 
     pub fn share(&self) -> PathBuf {
@@ -91,7 +107,7 @@ impl Rig {
         let spec = FsServerSpec {
             program: program("bulkhead-fs"),
             directory: self.share(),
-            socket_directory: self.directory.path().to_owned(),
+            socket_directory: self.directory.clone(),
             placement: Placement::default(),
             lock: self.lock(),
             stderr: None,
@@ -133,6 +149,8 @@ impl Rig {
 
 impl Drop for Rig {
     fn drop(&mut self) {
+        // Whatever the test was about has been checked: what cannot be unmounted is the temporary
+        // directory's problem.
         umount2(&self.share(), MntFlags::MNT_DETACH).ok();
     }
 }
@@ -187,7 +205,7 @@ pub fn proportional_kib(pid: u32) -> u64 {
 }
 
 /// Beside this test's own program's directory.
-fn program(name: &str) -> PathBuf {
+pub fn program(name: &str) -> PathBuf {
     let own = std::env::current_exe().unwrap();
     own.parent().and_then(Path::parent).unwrap().join(name)
 }
