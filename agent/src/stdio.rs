@@ -55,8 +55,16 @@ impl Streams {
     /// # Errors
     /// `InvalidArgument` for streams that cannot be opened, `Other` for pipes.
     pub fn open(link: &Link, stdio: &Stdio, uid: u32) -> Result<(Self, ProcessEnds), Failure> {
-        let reader = |id: Option<u32>| id.map(|id| link.open_reader(id)).transpose().map_err(refused);
-        let writer = |id: Option<u32>| id.map(|id| link.open_writer(id)).transpose().map_err(refused);
+        let reader = |id: Option<u32>| {
+            id.map(|id| link.open_reader(id))
+                .transpose()
+                .map_err(|error| refused(&error))
+        };
+        let writer = |id: Option<u32>| {
+            id.map(|id| link.open_writer(id))
+                .transpose()
+                .map_err(|error| refused(&error))
+        };
         let (stdin, stdout, stderr) = (reader(stdio.stdin)?, writer(stdio.stdout)?, writer(stdio.stderr)?);
         if stdio.terminal {
             if stderr.is_some() {
@@ -139,7 +147,7 @@ impl Streams {
     }
 }
 
-fn refused(error: LinkError) -> Failure {
+fn refused(error: &LinkError) -> Failure {
     Failure::invalid(format!("streams: {error}"))
 }
 

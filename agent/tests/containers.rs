@@ -13,7 +13,10 @@ async fn outcome(vm: &mut Vm, container: support::Container) -> (String, ExitSta
     let exited = vm.exit().await;
     assert_eq!(exited.container_id, container.id);
     vm.delete(&container.id, "").await;
-    (output, exited.status.unwrap())
+    let Some(status) = exited.status else {
+        panic!("an exit without a status")
+    };
+    (output, status)
 }
 
 async fn output(vm: &mut Vm, container: support::Container) -> String {

@@ -57,8 +57,7 @@ impl Cgroup {
             let below = of_init
                 .trim()
                 .strip_prefix("0::")
-                .map(Path::new)
-                .unwrap_or(&self.path);
+                .map_or(self.path.as_path(), Path::new);
             if let Ok(below) = below.strip_prefix(&self.path) {
                 directory.push(below);
             }

@@ -374,4 +374,31 @@ mod tests {
         assert!(exec_process(br#"{"cwd": "/"}"#, false).is_err());
         assert!(exec_process(b"not json", false).is_err());
     }
+
+    #[test]
+    fn every_spec_that_the_host_plans_is_one_that_the_agent_takes() {
+        let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../oci/tests/golden");
+        let paths = bulkhead_oci::GuestPaths {
+            container: "/run/share/id".into(),
+        };
+        let mut taken = 0;
+        for bundle in std::fs::read_dir(golden).unwrap() {
+            let bundle = bundle.unwrap().path();
+            let Ok(spec) = bulkhead_oci::read_spec(&bundle.join("config.json")) else {
+                continue;
+            };
+            let Ok(plan) = bulkhead_oci::plan(&spec, &bundle, "id", &paths) else {
+                continue;
+            };
+            let json = serde_json::to_vec(&plan.guest).unwrap();
+            let prepared = prepare(&json, Path::new("/containers/id"), false)
+                .unwrap_or_else(|failure| panic!("{}: {failure}", bundle.display()));
+            super::super::resources::settings(&prepared.resources)
+                .unwrap_or_else(|failure| panic!("{}: {failure}", bundle.display()));
+            super::super::devices::program(prepared.resources.devices().as_deref().unwrap_or_default())
+                .unwrap_or_else(|failure| panic!("{}: {failure}", bundle.display()));
+            taken += 1;
+        }
+        assert!(taken > 50, "only {taken} specs were found");
+    }
 }

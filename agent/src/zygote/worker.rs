@@ -61,11 +61,11 @@ fn work(mut channel: UnixStream, fds: Vec<OwnedFd>) -> i32 {
         Ok(made) => (Report::Started { pid: made.pid }, made.terminal),
         Err(failure) => (Report::Failed(failure), None),
     };
-    if send_report(&mut channel, &report, terminal).is_err() {
+    if send_report(&mut channel, &report, terminal.as_ref()).is_err() {
         return 1;
     }
     // Ends when the agent has registered the pid and closed its end, or is gone itself.
-    match channel.read(&mut [0]) {
+    match channel.read_to_end(&mut Vec::new()) {
         Ok(_) => 0,
         Err(_) => 1,
     }
@@ -100,11 +100,11 @@ fn read_job(channel: &mut UnixStream) -> Result<Job, Failure> {
 fn send_report(
     channel: &mut UnixStream,
     report: &Report,
-    terminal: Option<OwnedFd>,
+    terminal: Option<&OwnedFd>,
 ) -> Result<(), Box<dyn std::error::Error>> {
     let mut text = serde_json::to_vec(report)?;
     text.push(b'\n');
-    let fds: Vec<_> = terminal.iter().map(AsFd::as_fd).collect();
+    let fds: Vec<_> = terminal.into_iter().map(AsFd::as_fd).collect();
     let sent = sys::socket::send(&*channel, &text, &fds)?;
     channel.write_all(&text[sent..])?;
     Ok(())

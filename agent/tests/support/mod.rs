@@ -4,7 +4,12 @@
 //! busybox, as hack/tools unpacks); without them the tests say so and pass. `BULKHEAD_AGENT` is the agent
 //! to put into the initramfs, else it is the one just built.
 
-#![allow(dead_code, reason = "each test program uses a part of this")]
+#![allow(dead_code, missing_docs, reason = "each test program uses a part of this")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test that cannot go on ends"
+)]
 
 mod cpio;
 mod share;
