@@ -3,8 +3,7 @@
 use std::sync::Arc;
 
 use bulkhead_agent_protocol::message::{
-    Body, Delete, Exec, Kill, Outcome, Pause, Pids, ProcessInfo, ResizePty, Resume, StartContainer, Stats,
-    Update,
+    Body, Delete, Exec, Outcome, Pause, Pids, ProcessInfo, ResizePty, Resume, StartContainer, Stats, Update,
 };
 use oci_spec::runtime::{LinuxResources, Process};
 
@@ -112,22 +111,7 @@ impl Container {
     /// # Errors
     /// The guest could not, for example because there is no such process.
     pub async fn kill(&self, exec_id: &str, signal: u32, all: bool) -> Result<(), SandboxError> {
-        let kill = Kill {
-            container_id: self.id(),
-            exec_id: exec_id.to_owned(),
-            signal,
-            all,
-        };
-        match self.order("Kill", Body::Kill(kill)).await {
-            Err(AgentError::Slow { .. }) if signal == libc::SIGKILL as u32 => {
-                tracing::warn!(
-                    container = self.entry.id,
-                    "the guest does not answer SIGKILL: killing the VM"
-                );
-                self.sandbox.kill_vm()
-            }
-            result => Ok(result?),
-        }
+        self.sandbox.kill(&self.entry, exec_id, signal, all).await
     }
 
     /// Sets a terminal's size, in characters. Without a terminal this does nothing.

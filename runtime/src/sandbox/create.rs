@@ -9,7 +9,7 @@ use bulkhead_agent_protocol::message::{Body, CreateContainer, Delete};
 use bulkhead_oci::PidNamespace;
 
 use super::registry::{Entry, Resources, lock};
-use super::{ContainerRequest, ErrorKind, Inner, SandboxError, deadlines};
+use super::{ContainerRequest, ErrorKind, Inner, SandboxError, bereaved, deadlines};
 use crate::anchor::{self, Anchor, Place};
 use crate::cgroup;
 use crate::hooks::{self, HookStatus};
@@ -149,7 +149,11 @@ impl Inner {
     }
 
     /// Starts the anchor of a process and keeps it.
-    pub(super) async fn start_anchor(&self, entry: &Entry, exec_id: &str) -> Result<u32, SandboxError> {
+    pub(super) async fn start_anchor(
+        self: &Arc<Self>,
+        entry: &Arc<Entry>,
+        exec_id: &str,
+    ) -> Result<u32, SandboxError> {
         let host = &self.machine().host;
         let root = host.share.root_tree(&entry.id)?;
         let procs = entry.cgroup().map(|cgroup| cgroup.procs()).unwrap_or_default();
@@ -159,8 +163,16 @@ impl Inner {
             cgroup_procs: &procs,
         };
         let anchor = Anchor::start(&self.anchor_program, place).await?;
-        let (pid, identity) = (anchor.pid(), anchor.identity());
+        let (pid, identity, watch) = (anchor.pid(), anchor.identity(), anchor.watch());
         entry.keep_anchor(exec_id, anchor);
+        let (sandbox, container) = (Arc::downgrade(self), Arc::downgrade(entry));
+        tokio::spawn(bereaved::watch(
+            watch,
+            pid,
+            sandbox,
+            container,
+            exec_id.to_owned(),
+        ));
         // Anchors of execs end with the shim, and with the cgroup, without being written down.
         if exec_id.is_empty() {
             host.record.update(|state| {

@@ -5,6 +5,7 @@
 //! when it fails or when its future is dropped. What happens without being asked for arrives as
 //! [`SandboxEvent`]s.
 
+mod bereaved;
 mod container;
 mod create;
 mod deadlines;

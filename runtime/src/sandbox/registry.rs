@@ -122,6 +122,13 @@ impl Entry {
         lock(&self.anchors).insert(exec_id.to_owned(), anchor);
     }
 
+    /// Whether this very anchor is still kept, and so has not been ended by us.
+    pub fn has_anchor(&self, exec_id: &str, pid: u32) -> bool {
+        lock(&self.anchors)
+            .get(exec_id)
+            .is_some_and(|anchor| anchor.pid() == pid)
+    }
+
     /// Ends a process's anchor, if it has one: when this returns, its pid is nobody's.
     pub async fn end_anchor(&self, exec_id: &str) {
         let anchor = lock(&self.anchors).remove(exec_id);

@@ -184,6 +184,12 @@ async fn a_shim_that_is_killed_is_cleaned_up_after_by_what_is_on_disk() {
     );
     assert!(!state.containers["s1"].anchor.unwrap().is_alive());
     assert!(!base.join("state/test").exists());
+    let cgroups = state.cgroups.iter().chain(&state.containers["s1"].cgroups);
+    assert_eq!(
+        cgroups.filter(|cgroup| cgroup.exists()).collect::<Vec<_>>(),
+        Vec::<&PathBuf>::new()
+    );
+    assert!(!state.containers["s1"].cgroups.is_empty());
     assert_eq!(
         bulkhead_runtime::mount::mounts_below(&base).unwrap(),
         Vec::<PathBuf>::new()

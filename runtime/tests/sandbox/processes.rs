@@ -156,3 +156,24 @@ async fn limits_are_seen_on_both_sides() {
         .unwrap();
     rig.assert_clean();
 }
+
+#[tokio::test]
+async fn who_kills_the_anchor_kills_the_process() {
+    let Some(rig) = Rig::new() else { return };
+    let mut running = rig.launch("s1").await;
+    let container = running
+        .create(rig.container("s1", "busybox sleep 1000", |_| {}))
+        .await;
+    within(container.start()).await.unwrap();
+    let (exec, _streams) = within(container.exec("e1", &process("busybox sleep 1000"), OUTPUT))
+        .await
+        .unwrap();
+    for (pid, exec_id) in [(exec.pid, "e1"), (container.pid(), "")] {
+        let pid = nix::unistd::Pid::from_raw(pid.try_into().unwrap());
+        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGKILL).unwrap();
+        assert_eq!(running.exit_of(exec_id).await, ExitStatus::Signal(9), "{exec_id}");
+    }
+    within(container.delete()).await.unwrap();
+    running.end().await;
+    rig.assert_clean();
+}
