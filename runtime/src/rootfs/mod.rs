@@ -1,5 +1,6 @@
 //! The mounts containerd asks for at `<bundle>/rootfs`, made in order and undone in reverse.
 
+pub mod mount_points;
 mod options;
 mod overlay;
 

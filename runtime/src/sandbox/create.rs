@@ -105,6 +105,9 @@ impl Inner {
             rootfs::mount_all(&request.rootfs, &request.bundle.join("rootfs"), &mut undo)?;
         }
         let share = host.share.container(&request.id, &mut undo)?;
+        if plan.rootfs_read_only {
+            rootfs::mount_points::make(&request.plan);
+        }
         share.add_rootfs(&plan.rootfs, plan.rootfs_read_only, &mut undo)?;
         for bind in &plan.binds {
             share.add_bind(bind, &mut undo).map_err(|error| {
