@@ -11,7 +11,7 @@ pub struct Settings {
     pub dist: PathBuf,
     /// `BULKHEAD_TOOLS`: `containerd-<version>/bin` for each version, and `bin` with runc.
     pub tools: PathBuf,
-    /// `BULKHEAD_BUSYBOX`: a docker-archive with one busybox image.
+    /// `BULKHEAD_IMAGE`: a docker-archive with one busybox image.
     pub image: PathBuf,
     /// `BULKHEAD_RUNTIME`: the runtime under test; `io.containerd.runc.v2` is the reference.
     pub runtime: String,
@@ -42,7 +42,7 @@ impl Settings {
         let tools = path("BULKHEAD_TOOLS").unwrap_or_else(|| cache.join("tools"));
         Settings {
             dist: path("BULKHEAD_DIST").unwrap_or_else(|| cache.join("dist")),
-            image: path("BULKHEAD_BUSYBOX").unwrap_or_else(|| tools.join("busybox.tar")),
+            image: path("BULKHEAD_IMAGE").unwrap_or_else(|| tools.join("busybox.tar")),
             tools,
             runtime: env::var("BULKHEAD_RUNTIME").unwrap_or_else(|_| "io.containerd.bulkhead.v2".to_owned()),
             versions: list("BULKHEAD_CONTAINERD").unwrap_or_else(|| vec!["2.1.9".to_owned()]),
