@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use containerd_shim_protos::TaskClient;
 use containerd_shim_protos::api::{
-    CreateTaskRequest, DeleteRequest, PidsRequest, ShutdownRequest, StateRequest, StatsRequest,
+    CheckpointTaskRequest, CreateTaskRequest, DeleteRequest, PidsRequest, ShutdownRequest, StateRequest,
+    StatsRequest,
 };
 use ttrpc::Code;
 use ttrpc::context::with_timeout;
@@ -134,17 +135,32 @@ impl Direct {
     /// Connects to the socket that the bundle names.
     #[track_caller]
     pub fn connect(daemon: &Daemon, id: &str) -> Direct {
-        let bundle = format!("state/io.containerd.runtime.v2.task/{}/{id}", daemon.namespace());
-        let read = |name: &str| fs::read_to_string(daemon.path(&bundle).join(name)).unwrap_or_default();
-        let address = match serde_json::from_str::<serde_json::Value>(&read("bootstrap.json")) {
-            Ok(bootstrap) => bootstrap["address"].as_str().expect("an address").to_owned(),
-            Err(_) => read("address"),
-        };
+        let address = Direct::address(daemon, id);
         let client = ttrpc::Client::connect(&address).unwrap_or_else(|error| panic!("{address}: {error}"));
         Direct {
             id: id.to_owned(),
             tasks: TaskClient::new(client),
         }
+    }
+
+    /// The address that the shim's bundle names.
+    pub fn address(daemon: &Daemon, id: &str) -> String {
+        let bundle = format!("state/io.containerd.runtime.v2.task/{}/{id}", daemon.namespace());
+        let read = |name: &str| fs::read_to_string(daemon.path(&bundle).join(name)).unwrap_or_default();
+        match serde_json::from_str::<serde_json::Value>(&read("bootstrap.json")) {
+            Ok(bootstrap) => bootstrap["address"].as_str().expect("an address").to_owned(),
+            Err(_) => read("address"),
+        }
+    }
+
+    /// Calls Checkpoint.
+    pub fn checkpoint(&self) -> Result<(), Refusal> {
+        let mut request = CheckpointTaskRequest::new();
+        request.id.clone_from(&self.id);
+        self.tasks
+            .checkpoint(context(), &request)
+            .map(drop)
+            .map_err(Refusal::from)
     }
 
     /// Calls State.
@@ -207,8 +223,8 @@ fn shim_command(daemon: &Daemon, id: &str, bundle: &Path) -> Command {
     command
 }
 
-/// `io.containerd.NAME.v2` is `containerd-shim-NAME-v2`.
-fn shim_binary() -> PathBuf {
+/// The shim under test: `io.containerd.NAME.v2` is `containerd-shim-NAME-v2`.
+pub fn shim_binary() -> PathBuf {
     let settings = Settings::get();
     let name: Vec<&str> = settings.runtime.rsplit('.').take(2).collect();
     settings

@@ -1,10 +1,13 @@
 //! End-to-end tests against real containerd. See `docs/testing.md`.
 #![allow(clippy::unwrap_used, clippy::expect_used)] // A test stops at the first surprise.
 
+mod commands;
 mod control;
 mod exec;
 mod exit;
 mod faults;
+mod group;
+mod hooks;
 mod logs;
 mod malformed;
 mod mounts;
@@ -26,9 +29,12 @@ fn main() -> ExitCode {
         ("options", options::CASES),
         ("mounts", mounts::CASES),
         ("logs", logs::CASES),
+        ("hooks", hooks::CASES),
+        ("group", group::CASES),
         ("restart", restart::CASES),
         ("faults", faults::CASES),
         ("malformed", malformed::CASES),
         ("vm", vm::CASES),
+        ("commands", commands::CASES),
     ])
 }
