@@ -1,5 +1,6 @@
 //! Failures of task calls, and the one place where they become ttrpc status codes.
 
+use bulkhead_oci::PlanError;
 use bulkhead_runtime::sandbox::{ErrorKind, SandboxError};
 use displaydoc::Display;
 use thiserror::Error;
@@ -26,6 +27,13 @@ pub enum TaskError {
         what: &'static str,
         /// What is wrong with it.
         source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// {what}: {source}
+    Plan {
+        /// Which part of a spec.
+        what: &'static str,
+        /// What is wrong with it.
+        source: PlanError,
     },
     /// {0}
     State(#[from] StateError),
@@ -58,7 +66,15 @@ impl TaskError {
         match self {
             Self::NoContainer | Self::NoProcess(_) => Code::NOT_FOUND,
             Self::ContainerExists(_) | Self::ExecExists(_) => Code::ALREADY_EXISTS,
-            Self::BadRequest { .. } => Code::INVALID_ARGUMENT,
+            Self::BadRequest { .. }
+            | Self::Plan {
+                source: PlanError::Invalid { .. },
+                ..
+            } => Code::INVALID_ARGUMENT,
+            Self::Plan {
+                source: PlanError::Unsupported { .. },
+                ..
+            } => Code::UNIMPLEMENTED,
             Self::State(error) if error.is_gone() => Code::NOT_FOUND,
             Self::State(_) => Code::FAILED_PRECONDITION,
             Self::Stdio(error) if error.is_callers_fault() => Code::INVALID_ARGUMENT,
@@ -98,12 +114,30 @@ mod tests {
     #[test]
     fn every_class_of_failure_has_its_code() {
         let sandbox = |kind| TaskError::from(SandboxError::new(kind, "x"));
+        let plan = |source| TaskError::Plan {
+            what: "config.json",
+            source,
+        };
         let cases = [
             (TaskError::NoContainer, Code::NOT_FOUND),
             (TaskError::NoProcess("e".into()), Code::NOT_FOUND),
             (TaskError::ContainerExists("c".into()), Code::ALREADY_EXISTS),
             (TaskError::ExecExists("e".into()), Code::ALREADY_EXISTS),
             (TaskError::bad_request("spec", "empty"), Code::INVALID_ARGUMENT),
+            (
+                plan(PlanError::Invalid {
+                    field: "a".into(),
+                    reason: "b".into(),
+                }),
+                Code::INVALID_ARGUMENT,
+            ),
+            (
+                plan(PlanError::Unsupported {
+                    field: "a".into(),
+                    reason: "b".into(),
+                }),
+                Code::UNIMPLEMENTED,
+            ),
             (StateError::Finished.into(), Code::NOT_FOUND),
             (StateError::NotStarted.into(), Code::FAILED_PRECONDITION),
             (sandbox(ErrorKind::Unavailable), Code::UNAVAILABLE),

@@ -59,8 +59,10 @@ pub fn plan(bundle: &Path, container_id: &str) -> Result<Planned, TaskError> {
     let guest = GuestPaths {
         container: Path::new(GUEST_SHARE).join(container_id),
     };
-    let plan = bulkhead_oci::plan(&spec, bundle, container_id, &guest)
-        .map_err(|source| TaskError::bad_request("config.json", source))?;
+    let plan = bulkhead_oci::plan(&spec, bundle, container_id, &guest).map_err(|source| TaskError::Plan {
+        what: "config.json",
+        source,
+    })?;
     Ok(Planned { spec, plan })
 }
 

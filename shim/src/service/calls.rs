@@ -115,8 +115,10 @@ impl Task for Service {
         let mut process = bulkhead_oci::parse_process(&request.spec.value)
             .map_err(|source| TaskError::bad_request("process", source))?;
         process.set_terminal(Some(request.terminal));
-        let planned = bulkhead_oci::plan_process(&process)
-            .map_err(|source| TaskError::bad_request("process", source))?;
+        let planned = bulkhead_oci::plan_process(&process).map_err(|source| TaskError::Plan {
+            what: "process",
+            source,
+        })?;
         for warning in planned.warnings {
             tracing::warn!(container = request.id, exec = request.exec_id, "{warning}");
         }
