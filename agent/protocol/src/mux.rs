@@ -20,7 +20,7 @@ use self::reader::Reader;
 use self::writer::Writer;
 use crate::control;
 use crate::error::{LinkError, Violation};
-use crate::frame::{Frame, Sync};
+use crate::frame::{Frame, MAX_DATA, Sync};
 use crate::generation::Role;
 use crate::message::{Envelope, Hello};
 
@@ -34,8 +34,9 @@ pub const MIN_WINDOW: u64 = 4 << 10;
 /// What all windows beyond the smallest come to at most. With `MAX_STREAMS` smallest ones that is the
 /// 16 MiB that one connection may cost its owner.
 pub const WINDOW_BUDGET: u64 = (16 << 20) - MAX_STREAMS as u64 * MIN_WINDOW;
-/// What one call of `poll_output` gathers. What is gathered cannot be overtaken by a kill: 1 ms at 100 MB/s.
-const BATCH: usize = 128 << 10;
+/// `poll_output` gathers no more than this and a frame: one long frame, or many short ones. What is gathered
+/// cannot be overtaken by a kill.
+const BATCH: usize = MAX_DATA;
 /// Control messages wait for room while more than this is queued, in either direction.
 const CONTROL_QUEUE: usize = 1 << 20;
 /// What a queued control message costs beyond its bytes.

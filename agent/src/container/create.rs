@@ -67,7 +67,7 @@ async fn build(
     cgroup.apply(&settings)?;
     cgroup.filter_devices(&filter)?;
     agent.oom.add(id, &cgroup)?;
-    for (name, value) in &prepared.network_sysctls {
+    for (name, value) in &prepared.guest_sysctls {
         set_sysctl(name, value)?;
     }
     let bundle = agent.layout.bundles.join(id);
@@ -175,7 +175,13 @@ fn write_bundle(bundle: &Path, prepared: &Prepared) -> Result<(), Failure> {
 }
 
 fn set_sysctl(name: &str, value: &str) -> Result<(), Failure> {
-    let path = Path::new("/proc/sys").join(name.replace('.', "/"));
+    // With slashes, dots belong to names (of VLAN interfaces); without, they separate.
+    let below = if name.contains('/') {
+        name.to_owned()
+    } else {
+        name.replace('.', "/")
+    };
+    let path = Path::new("/proc/sys").join(below);
     fs::OpenOptions::new()
         .write(true)
         .open(path)

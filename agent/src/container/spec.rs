@@ -22,9 +22,9 @@ pub struct Prepared {
     pub spec: Spec,
     /// What the agent applies to the cgroup.
     pub resources: LinuxResources,
-    /// `net.*` settings of the guest's own network namespace, in which every container is that has none
-    /// of its own. The library refuses them there.
-    pub network_sysctls: Vec<(String, String)>,
+    /// Settings of the guest's own network and IPC namespaces, in which every container is that has none of
+    /// its own. The library refuses them there.
+    pub guest_sysctls: Vec<(String, String)>,
     /// Namespaces that further processes join.
     pub namespaces: i32,
     /// The container has a pid namespace of its own: when its init ends, the kernel ends the rest.
@@ -74,12 +74,16 @@ pub fn prepare(json: &[u8], cgroup: &Path, terminal: bool) -> Result<Prepared, F
     let private_pids = namespaces
         .iter()
         .any(|namespace| namespace.typ() == LinuxNamespaceType::Pid && namespace.path().is_none());
-    let own_network = namespaces
-        .iter()
-        .any(|namespace| namespace.typ() == LinuxNamespaceType::Network);
-    let network_sysctls = match linux.sysctl_mut() {
-        Some(sysctls) if !own_network => take_network_sysctls(sysctls)?,
-        _ => Vec::new(),
+    let shared = |typ| !namespaces.iter().any(|namespace| namespace.typ() == typ);
+    let (network, ipc) = (
+        shared(LinuxNamespaceType::Network),
+        shared(LinuxNamespaceType::Ipc),
+    );
+    let guest_sysctls = match linux.sysctl_mut() {
+        Some(sysctls) => take_sysctls(sysctls, |name| {
+            network && name.starts_with("net.") || ipc && is_ipc_sysctl(name)
+        })?,
+        None => Vec::new(),
     };
     let personality = linux
         .personality()
@@ -94,7 +98,7 @@ pub fn prepare(json: &[u8], cgroup: &Path, terminal: bool) -> Result<Prepared, F
     Ok(Prepared {
         spec,
         resources,
-        network_sysctls,
+        guest_sysctls,
         namespaces: flags,
         private_pids,
         seccomp,
@@ -143,6 +147,17 @@ fn prepare_process(process: &mut Process, terminal: bool) -> Result<(), Failure>
             let (typ, soft, hard) = (limit.typ(), limit.soft(), limit.hard());
             return Err(Failure::invalid(format!(
                 "process.rlimits: {typ:?} soft {soft} exceeds hard {hard}"
+            )));
+        }
+    }
+    let labels = [
+        ("apparmorProfile", process.apparmor_profile()),
+        ("selinuxLabel", process.selinux_label()),
+    ];
+    for (name, label) in labels {
+        if label.as_ref().is_some_and(|label| !label.is_empty()) {
+            return Err(Failure::unsupported(format!(
+                "process.{name}: the guest's kernel has no such module"
             )));
         }
     }
@@ -234,19 +249,31 @@ fn check_seccomp(seccomp: &LinuxSeccomp) -> Result<(), Failure> {
     Ok(())
 }
 
-fn take_network_sysctls(sysctls: &mut HashMap<String, String>) -> Result<Vec<(String, String)>, Failure> {
+/// Takes out the settings whose dotted names are `wanted`.
+fn take_sysctls(
+    sysctls: &mut HashMap<String, String>,
+    wanted: impl Fn(&str) -> bool,
+) -> Result<Vec<(String, String)>, Failure> {
     let mut taken = Vec::new();
-    let is_network = |name: &str| name.starts_with("net.") || name.starts_with("net/");
-    let names: Vec<String> = sysctls.keys().filter(|name| is_network(name)).cloned().collect();
-    for name in names {
-        if name.split(['.', '/']).any(str::is_empty) {
+    for (name, value) in std::mem::take(sysctls) {
+        let dotted = name.replace('/', ".");
+        if dotted.split('.').any(str::is_empty) {
             return Err(Failure::invalid(format!("linux.sysctl: {name:?}")));
         }
-        if let Some(value) = sysctls.remove(&name) {
+        if wanted(&dotted) {
             taken.push((name, value));
+        } else {
+            sysctls.insert(name, value);
         }
     }
     Ok(taken)
+}
+
+/// Belongs to an IPC namespace.
+fn is_ipc_sysctl(name: &str) -> bool {
+    ["kernel.msg", "kernel.shm", "kernel.sem", "fs.mqueue."]
+        .iter()
+        .any(|prefix| name.starts_with(prefix))
 }
 
 fn private(typ: LinuxNamespaceType) -> Result<LinuxNamespace, Failure> {
@@ -302,11 +329,14 @@ mod tests {
         assert_eq!(linux.cgroups_path().as_deref(), Some(Path::new("/containers/c")));
         assert_eq!(linux.resources(), &None);
         assert_eq!(prepared.resources.pids().unwrap().limit(), 3);
-        assert_eq!(
-            prepared.network_sysctls,
-            [("net.ipv4.ip_forward".to_owned(), "1".to_owned())]
-        );
-        assert_eq!(linux.sysctl().as_ref().unwrap().len(), 1);
+        let mut names: Vec<&str> = prepared
+            .guest_sysctls
+            .iter()
+            .map(|(name, _)| name.as_str())
+            .collect();
+        names.sort_unstable();
+        assert_eq!(names, ["kernel.msgmax", "net.ipv4.ip_forward"]);
+        assert_eq!(linux.sysctl().as_ref().unwrap().len(), 0);
         assert!(prepared.private_pids);
         assert_eq!(prepared.spec.process().as_ref().unwrap().terminal(), Some(true));
     }

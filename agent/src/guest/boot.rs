@@ -25,6 +25,9 @@ const PORT_LOOK: Duration = Duration::from_millis(1);
 /// Open files of a container that does not say: what containerd's unit gives its containers.
 const OPEN_FILES: u64 = 1 << 20;
 
+/// Most open files a container may ask for: hosts that know no limit pass this one on.
+const MOST_OPEN_FILES: &str = "1073741816";
+
 /// Why the guest does not come up. It is printed to the console, and the VM ends.
 #[derive(Debug, Display, Error)]
 pub enum BootError {
@@ -75,6 +78,7 @@ pub fn boot() -> Result<Booted, BootError> {
     set_limits().map_err(system("set resource limits"))?;
     write("/proc/self/oom_score_adj", "-1000")?;
     write("/proc/sys/kernel/panic", "-1")?;
+    write("/proc/sys/fs/nr_open", MOST_OPEN_FILES)?;
     sys::ioctl::bring_up("lo").map_err(system("bring up loopback"))?;
     prepare_cgroups()?;
     make_directory("/run/bulkhead")?;

@@ -24,6 +24,7 @@ mod worker;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream as StdUnixStream;
+use std::time::Duration;
 
 use bulkhead_agent_protocol::message::FailureKind;
 use nix::errno::Errno;
@@ -31,10 +32,15 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 use nix::unistd::Pid;
 use tokio::io::{AsyncWriteExt, Interest};
 use tokio::net::UnixStream;
+use tokio::time::timeout;
 
 use crate::failure::Failure;
 use crate::sys;
 use job::{Job, MAX_REPORT, Report};
+
+/// How long a worker may take: far more than any does, less than a host waits. A container that was paused
+/// meanwhile freezes its worker's child, and some file systems wait for ever.
+const JOB_DEADLINE: Duration = Duration::from_secs(60);
 
 /// The agent's end.
 pub struct Zygote {
@@ -110,7 +116,8 @@ impl Zygote {
                 .await
                 .map_err(|error| lost(&error.to_string()))?;
         }
-        match read_report(&channel).await? {
+        let report = timeout(JOB_DEADLINE, read_report(&channel));
+        match report.await.map_err(|_| lost("it takes too long"))?? {
             (Report::Failed(failure), _) => Err(failure),
             (Report::Started { pid }, terminal) => Ok(Spawned {
                 pid,

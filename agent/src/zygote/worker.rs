@@ -62,6 +62,10 @@ fn work(mut channel: UnixStream, fds: Vec<OwnedFd>) -> i32 {
         Err(failure) => (Report::Failed(failure), None),
     };
     if send_report(&mut channel, &report, terminal.as_ref()).is_err() {
+        if let Report::Started { pid } = report {
+            // The agent has given up waiting; nobody would ever know this process.
+            let _ = sys::kill(pid, libc::SIGKILL);
+        }
         return 1;
     }
     // Ends when the agent has registered the pid and closed its end, or is gone itself.
