@@ -1,7 +1,10 @@
 //! The least that can be PID 1 of a guest: says HELLO on the agent's port, and does what single bytes tell it.
 //! For tests of the VMM alone. As a process of the host, under the fake VMM, it speaks over descriptor 6.
 #![deny(unsafe_code)]
-#![allow(clippy::expect_used, reason = "its panic ends the guest, and the test sees why")]
+#![allow(
+    clippy::expect_used,
+    reason = "its panic ends the guest, and the test sees why"
+)]
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Write};
@@ -47,6 +50,8 @@ fn boot() {
         fs::create_dir_all(target).expect("a directory");
         mount(Some(kind), target, Some(kind), MsFlags::empty(), None::<&str>).expect("a file system");
     }
+    // The kernel line says not to look for disks at boot; those that come later are to be seen.
+    fs::write("/sys/module/scsi_mod/parameters/scan", "sync").expect("a SCSI layer");
     fs::create_dir_all("/share").expect("a directory");
     if let Err(error) = mount(
         Some(SHARE_TAG),

@@ -14,6 +14,8 @@ use crate::process::boot_id;
 #[derive(Debug)]
 pub(crate) struct BootCache {
     path: PathBuf,
+    /// What the value was found out about, besides the host as it booted.
+    subject: String,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -21,15 +23,21 @@ struct Entry<T> {
     boot_id: String,
     /// Which program found it out: another version may look at other things.
     version: String,
+    subject: String,
     value: T,
 }
 
 impl BootCache {
     pub(crate) fn new(path: PathBuf) -> Self {
-        Self { path }
+        Self::about(String::new(), path)
     }
 
-    /// The value, if it was written during this boot, by this version.
+    /// A value that holds as long as `subject` is the same.
+    pub(crate) fn about(subject: String, path: PathBuf) -> Self {
+        Self { path, subject }
+    }
+
+    /// The value, if it was written during this boot, by this version, about the same subject.
     pub(crate) fn read<T: DeserializeOwned>(&self) -> Option<T> {
         let text = fs::read(&self.path).ok()?;
         let entry: Entry<T> = serde_json::from_slice(&text).ok()?;
@@ -54,6 +62,7 @@ impl BootCache {
         let entry = Entry {
             boot_id: boot_id()?,
             version: env!("CARGO_PKG_VERSION").to_owned(),
+            subject: self.subject.clone(),
             value,
         };
         // Several sandboxes may find out the same at the same time: each writes its own file, one stays.

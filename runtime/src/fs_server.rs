@@ -10,7 +10,10 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use rustix::pipe::{PipeFlags, pipe_with};
 use serde::{Deserialize, Serialize};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
+use tokio::net::unix::pipe;
 
 use crate::process::{FIRST_FREE_FD, Launch, Placement, ProcessError, ProcessHandle};
 
@@ -20,6 +23,9 @@ pub const LISTENER_FD: i32 = FIRST_FREE_FD;
 pub const LOCK_FD: i32 = FIRST_FREE_FD + 1;
 /// Moving into a jail is a dozen system calls; all the rest of this is for a host under load.
 const READY_DEADLINE: Duration = Duration::from_secs(10);
+
+/// A line of its stderr that is logged in one piece.
+const MAX_LINE: u64 = 4096;
 
 /// What to serve.
 #[derive(Debug)]
@@ -34,7 +40,7 @@ pub struct FsServerSpec {
     pub placement: Placement,
     /// The lifecycle lock, see [`crate::vmm::VmSpec::lock`].
     pub lock: OwnedFd,
-    /// Where its stderr goes.
+    /// Where its stderr goes. `None`: to the log, a warning a line.
     pub stderr: Option<OwnedFd>,
 }
 
@@ -76,21 +82,43 @@ pub async fn start(spec: FsServerSpec) -> Result<FsServer, FsServerError> {
         directory: spec.directory,
         placement: spec.placement,
     };
-    let mut launch = Launch::new(spec.program)
+    let stderr = match spec.stderr {
+        Some(stderr) => stderr,
+        None => log().map_err(FsServerError::Socket)?,
+    };
+    let launch = Launch::new(spec.program)
         .config(serde_json::to_vec(&config).map_err(FsServerError::Config)?)
         .watchdog()
         .reports()
         .descriptor(listener.into(), LISTENER_FD)
-        .descriptor(spec.lock, LOCK_FD);
-    if let Some(stderr) = spec.stderr {
-        launch = launch.stderr(stderr);
-    }
+        .descriptor(spec.lock, LOCK_FD)
+        .stderr(stderr);
     let mut process = launch.spawn()?;
     process.ready(READY_DEADLINE).await?;
     Ok(FsServer {
         process,
         socket: socket.into(),
     })
+}
+
+/// A pipe whose lines end up in the log.
+fn log() -> io::Result<OwnedFd> {
+    let (read, write) = pipe_with(PipeFlags::CLOEXEC)?;
+    let mut source = BufReader::new(pipe::Receiver::from_owned_fd(read)?);
+    tokio::spawn(async move {
+        let mut line = Vec::new();
+        // What cannot be read any more cannot be logged either.
+        while (&mut source)
+            .take(MAX_LINE)
+            .read_until(b'\n', &mut line)
+            .await
+            .is_ok_and(|read| read > 0)
+        {
+            tracing::warn!("{}", String::from_utf8_lossy(&line).trim_end());
+            line.clear();
+        }
+    });
+    Ok(write)
 }
 
 /// A listening socket with one connection waiting, and that connection.

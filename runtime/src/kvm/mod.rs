@@ -6,6 +6,7 @@
 
 use std::fs;
 use std::io::Read;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -96,13 +97,21 @@ pub async fn choose(config: &Config) -> Result<Accelerator, KvmError> {
 
 /// The verdict on this host's KVM, remembered or found out now.
 pub async fn verdict(config: &Config) -> Verdict {
-    let cache = BootCache::new(config.state_dir.join(CACHE));
+    let cache = cache(&config.state_dir);
     if let Some(verdict) = cache.read() {
         return verdict;
     }
     let verdict = find_out(config).await;
     cache.write(&verdict);
     verdict
+}
+
+/// A verdict holds for one device: who loads the module, or changes the device's mode, gets a new one.
+fn cache(state: &Path) -> BootCache {
+    let device = fs::metadata("/dev/kvm")
+        .ok()
+        .map(|meta| (meta.ino(), meta.mode(), meta.ctime(), meta.ctime_nsec()));
+    BootCache::about(format!("{device:?}"), state.join(CACHE))
 }
 
 async fn find_out(config: &Config) -> Verdict {
@@ -186,7 +195,7 @@ mod tests {
     }
 
     fn remember(directory: &std::path::Path, verdict: &Verdict) {
-        BootCache::new(directory.join(CACHE)).write(verdict);
+        cache(directory).write(verdict);
     }
 
     #[tokio::test]

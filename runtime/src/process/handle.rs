@@ -1,10 +1,13 @@
 //! The owner's grip on one process.
 
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::waitpid;
 use nix::unistd::Pid;
 use rustix::process::{PidfdFlags, pidfd_open};
 use tokio::sync::{oneshot, watch};
@@ -55,6 +58,20 @@ pub(super) struct Child {
     pub(super) resources: Vec<Resource>,
 }
 
+/// A pidfd of our own child.
+fn open(child: Pid) -> io::Result<OwnedFd> {
+    let child = rustix::process::Pid::from_raw(child.as_raw()).ok_or(io::ErrorKind::InvalidInput)?;
+    Ok(pidfd_open(child, PidfdFlags::empty())?)
+}
+
+/// Ends a child that cannot be watched, for want of descriptors. Its number is its own until it is reaped here.
+fn abandon(child: Pid) {
+    let ended = kill(child, Signal::SIGKILL).and_then(|()| waitpid(child, None));
+    if let Err(error) = ended {
+        tracing::error!(%child, %error, "a process could be neither watched nor killed");
+    }
+}
+
 impl ProcessHandle {
     /// Takes charge of a child just started, which nobody has reaped: its number is still its own.
     pub(super) fn adopt(child: Child) -> io::Result<Self> {
@@ -65,8 +82,13 @@ impl ProcessHandle {
             reports,
             resources,
         } = child;
-        let pid = rustix::process::Pid::from_raw(pid.as_raw()).ok_or(io::ErrorKind::InvalidInput)?;
-        let pidfd = pidfd_open(pid, PidfdFlags::empty())?;
+        let pidfd = match open(pid) {
+            Ok(pidfd) => pidfd,
+            Err(error) => {
+                abandon(pid);
+                return Err(error);
+            }
+        };
         let family = Arc::new(Family {
             pidfd,
             children: Mutex::default(),
@@ -80,7 +102,7 @@ impl ProcessHandle {
             resources,
         };
         tokio::spawn(reaper.run());
-        let identity = ProcessIdentity::of(pid.as_raw_nonzero().get().unsigned_abs())?;
+        let identity = ProcessIdentity::of(pid.as_raw().unsigned_abs())?;
         let ready = reports.is_none();
         Ok(Self {
             program,

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::{self, Read};
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 
@@ -36,27 +36,6 @@ pub fn config<T: DeserializeOwned>() -> io::Result<T> {
         .take(MAX_CONFIG)
         .read_to_end(&mut text)?;
     Ok(serde_json::from_slice(&text)?)
-}
-
-/// Closes every descriptor from 3 on that is not in `keep`.
-#[allow(unsafe_code)]
-pub fn close_others(keep: &[RawFd]) -> io::Result<()> {
-    let mut open = Vec::new();
-    for entry in fs::read_dir("/proc/self/fd")? {
-        let number = entry?
-            .file_name()
-            .into_string()
-            .ok()
-            .and_then(|name| name.parse::<RawFd>().ok());
-        open.extend(number.filter(|number| *number > 2 && !keep.contains(number)));
-    }
-    for number in open {
-        // SAFETY: called before this program owns any descriptor but those in `keep`; one of these
-        // numbers was the directory listing's, closed by now, and closing a closed number does no harm
-        // while there is one thread.
-        unsafe { libc::close(number) };
-    }
-    Ok(())
 }
 
 /// Starts a child that the kernel kills when this, single, thread ends. It inherits every descriptor that
@@ -111,10 +90,4 @@ impl Placement {
 
 fn named(error: &io::Error, file: &Path) -> io::Error {
     io::Error::new(error.kind(), format!("{}: {error}", file.display()))
-}
-
-/// Keeps a descriptor open across exec, for a child started later.
-pub fn keep_across_exec(descriptor: &OwnedFd) -> io::Result<RawFd> {
-    fcntl_setfd(descriptor, FdFlags::empty())?;
-    Ok(descriptor.as_raw_fd())
 }
