@@ -1,3 +1,7 @@
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::Wake;
+
 use bytes::Bytes;
 
 use super::*;
@@ -356,6 +360,31 @@ fn a_guest_is_not_offered_more_streams_than_there_may_be() {
         limit: 1,
     });
     assert_eq!(violation(over), Violation::TooManyStreams);
+}
+
+/// A waker that counts.
+#[derive(Default)]
+struct Wakes(AtomicUsize);
+
+impl Wake for Wakes {
+    fn wake(self: Arc<Self>) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+#[test]
+fn a_paused_reader_is_woken_when_there_is_room() {
+    let wakes = Arc::new(Wakes::default());
+    let waker = Waker::from(Arc::clone(&wakes));
+    let mut guest = established(Role::Guest);
+    let mut stream = 0;
+    while guest.poll_input(&mut Context::from_waker(&waker)).is_ready() {
+        stream += 1;
+        guest.receive(Frame::Reset { stream }).unwrap();
+    }
+    batch(&mut guest);
+    assert_eq!(wakes.0.load(Ordering::Relaxed), 1);
+    assert!(guest.poll_input(&mut cx()).is_ready());
 }
 
 #[test]
