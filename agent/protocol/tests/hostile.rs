@@ -1,4 +1,9 @@
 //! A link whose peer does what no peer may do: fault F25. Each ends the link with the reason, at once.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test has no better way to fail"
+)]
 
 use std::time::Duration;
 
