@@ -29,7 +29,7 @@ use bulkhead_agent_protocol::message::Hello;
 use nix::time::{ClockId, clock_gettime};
 
 use agent::{Agent, Layout};
-use guest::port::Port;
+use guest::port::{Port, wait_for_host};
 use zygote::Zygote;
 
 /// How long the host may take to come to the port after the boot: it is there before the VM, unless the
@@ -110,15 +110,15 @@ async fn serve(start: Start) -> String {
         Ok(signals) => signals,
         Err(error) => return format!("listen for ends of children: {error}"),
     };
-    let port = match Port::new(start.port) {
+    if !wait_for_host(&start.port, FIRST_PATIENCE).await {
+        return "the host has not come to the port".to_owned();
+    }
+    let mut port = match Port::new(start.port) {
         Ok(port) => port,
         Err(error) => return format!("use the port: {error}"),
     };
-    if !port.wait_for_host(FIRST_PATIENCE).await {
-        return "the host has not come to the port".to_owned();
-    }
-    let connect = || Link::start(Role::Guest, port.clone(), port.clone(), hello(start.started_ns));
-    let (mut link, mut incoming) = connect();
+    let connect = |port: &Port| Link::start(Role::Guest, port.clone(), port.clone(), hello(start.started_ns));
+    let (mut link, mut incoming) = connect(&port);
     let (agent, events) = match Agent::new(link.clone(), start.zygote, start.layout) {
         Ok((agent, events)) => (Arc::new(agent), events),
         Err(error) => return format!("watch containers: {error}"),
@@ -127,11 +127,15 @@ async fn serve(start: Start) -> String {
         loop {
             requests::serve(&agent, &link, &mut incoming).await;
             link.closed().await;
-            if !port.wait_for_host(PATIENCE).await {
-                guest::shutdown::stop_everything(&agent).await;
-                guest::shutdown::power_off(&agent);
-            }
-            (link, incoming) = connect();
+            // An error is as good as a host that has gone: nobody can be talked to.
+            port = match port.reopen(PATIENCE).await {
+                Ok(Some(port)) => port,
+                Ok(None) | Err(_) => {
+                    guest::shutdown::stop_everything(&agent).await;
+                    guest::shutdown::power_off(&agent)
+                }
+            };
+            (link, incoming) = connect(&port);
             agent.replace_link(link.clone());
         }
     };

@@ -98,8 +98,8 @@ impl Link {
     }
 
     /// Opens the reading end of a stream and grants the peer credit; it cannot send before. The host opens
-    /// its ends before it sends the message that names the stream; the guest opens every stream that a
-    /// message names, and drops what it cannot use. An id is used once in a link.
+    /// its ends before it sends the message that names the stream, and drops them when that fails; the guest
+    /// opens its own only then. An id is used once in a link.
     pub fn open_reader(&self, stream: u32) -> Result<StreamReader, LinkError> {
         self.shared.mux().open_reader(stream)?;
         Ok(StreamReader::new(Arc::clone(&self.shared), stream))

@@ -79,12 +79,11 @@ const MOUNTS: [Mount; 8] = [
         flags: MsFlags::MS_NOSUID.union(MsFlags::MS_NODEV),
         options: "mode=0755",
     },
-    // favordynmods: without it, moving a process into a cgroup waits for a grace period, a tick or two.
     Mount {
         kind: "cgroup2",
         target: CGROUPS,
         flags: NO_PROGRAMS,
-        options: "nsdelegate,favordynmods",
+        options: "nsdelegate",
     },
 ];
 
@@ -128,6 +127,15 @@ pub fn mount_all() -> Result<(), BootError> {
             source,
         })?;
         mount(Some(*kind), *target, Some(*kind), *flags, Some(*options)).map_err(failed(target))?;
+        if *target == "/sys" {
+            // Kernel work that waits for a grace period (moving processes between cgroups, unmounting)
+            // would otherwise wait for a timer tick or two, 10 ms each.
+            let path = "/sys/kernel/rcu_expedited";
+            std::fs::write(path, "1").map_err(|source| BootError::File {
+                path: path.into(),
+                source,
+            })?;
+        }
     }
     for (target, link) in [
         ("/proc/self/fd", "/dev/fd"),

@@ -51,22 +51,37 @@ impl Port {
         )?)))
     }
 
-    /// Waits until the host is there, for `patience` at most. Says whether it is.
-    pub async fn wait_for_host(&self, patience: Duration) -> bool {
-        let deadline = Instant::now() + patience;
-        loop {
-            let mut fds = [PollFd::new(self.0.get_ref().0.as_fd(), PollFlags::POLLOUT)];
-            // An interrupted look is a look that saw nothing.
-            let seen = poll(&mut fds, PollTimeout::ZERO).unwrap_or(0);
-            let events = fds[0].revents().unwrap_or(PollFlags::empty());
-            if seen == 0 || !events.intersects(PollFlags::POLLHUP | PollFlags::POLLERR) {
-                return true;
-            }
-            if Instant::now() >= deadline {
-                return false;
-            }
-            sleep(LOOK).await;
+    /// Waits until the host is back, for `patience` at most. `None`: it is not.
+    ///
+    /// # Errors
+    /// As [`Port::new`].
+    pub async fn reopen(&self, patience: Duration) -> io::Result<Option<Self>> {
+        let fd = &self.0.get_ref().0;
+        if !wait_for_host(fd, patience).await {
+            return Ok(None);
         }
+        Self::new(fd.try_clone()?).map(Some)
+    }
+}
+
+/// Waits until the host is at the port, for `patience` at most. Says whether it is.
+///
+/// To come before [`Port::new`]: a port that nobody is at is hung up, and the event loop holds that of a
+/// descriptor for good. It would go on calling the port readable, and reading would never yield.
+pub async fn wait_for_host(port: &impl AsFd, patience: Duration) -> bool {
+    let deadline = Instant::now() + patience;
+    loop {
+        let mut fds = [PollFd::new(port.as_fd(), PollFlags::POLLOUT)];
+        // An interrupted look is a look that saw nothing.
+        let seen = poll(&mut fds, PollTimeout::ZERO).unwrap_or(0);
+        let events = fds[0].revents().unwrap_or(PollFlags::empty());
+        if seen == 0 || !events.intersects(PollFlags::POLLHUP | PollFlags::POLLERR) {
+            return true;
+        }
+        if Instant::now() >= deadline {
+            return false;
+        }
+        sleep(LOOK).await;
     }
 }
 

@@ -47,7 +47,7 @@ pub async fn stop_everything(agent: &Agent) {
 
 /// Ends the machine. Without ACPI there is no power switch: the kernel resets (`reboot=t`), and the VMM
 /// runs with `-no-reboot`, which makes a reset the end.
-pub fn power_off(agent: &Agent) {
+pub fn power_off(agent: &Agent) -> ! {
     if agent.layout.is_guest {
         // It does not return; if it does, the end of PID 1 is the end of the kernel too.
         let _ = reboot(RebootMode::RB_AUTOBOOT);

@@ -4,11 +4,18 @@ use std::collections::BTreeSet;
 
 use crate::generation::GENERATION;
 
+const SOURCES: [&str; 4] = [
+    include_str!("../message.rs"),
+    include_str!("request.rs"),
+    include_str!("reply.rs"),
+    include_str!("event.rs"),
+];
+
 /// One line for each field, variant and enumerator: `Struct.field tag type`.
 fn schema() -> BTreeSet<String> {
     let mut lines = BTreeSet::new();
     let (mut owner, mut attribute) = (String::new(), None);
-    for line in include_str!("../message.rs").lines().map(str::trim) {
+    for line in SOURCES.iter().flat_map(|source| source.lines()).map(str::trim) {
         let declared = line
             .strip_prefix("pub struct ")
             .or(line.strip_prefix("pub enum "));
