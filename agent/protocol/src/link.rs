@@ -1,7 +1,7 @@
 //! The tokio driver of one connection: the same type on both sides, over any byte stream.
 //!
-//! The carrier must report a hang-up as end of file or error. A virtio port in the guest that is read while
-//! the host is away returns 0, or `EAGAIN` forever once it was polled: its wrapper has to watch `POLLHUP`.
+//! The carrier must report a hang-up as end of file or error, as a virtio port in the guest does: it reads
+//! 0 bytes while the host is away.
 //! When a link has ended its carrier is dropped, and a new link may be started on it or on a new one; the
 //! handshake finds its way through whatever is left in between.
 

@@ -1,8 +1,7 @@
 //! The control messages, one Rust struct each, encoded as protobuf.
 //!
 //! Field numbers are append-only. Identity on the wire is `(container_id, exec_id)`; an empty
-//! `exec_id` is the container's init. Stream ids are chosen by the host and live until both
-//! directions have ended.
+//! `exec_id` is the container's init. Stream ids are chosen by the host and used once in a connection.
 
 mod event;
 mod reply;
