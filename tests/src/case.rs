@@ -126,23 +126,23 @@ fn run(case: Case, version: &str, daemons: &Daemons) -> Result<(), Failed> {
     Err(faults.join("\n").into())
 }
 
-/// What the last panic said, and where.
-static LAST_PANIC: Mutex<String> = Mutex::new(String::new());
+/// What panics of the running test said, and where: a test may have threads.
+static WORDS: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
-/// A panic hook: the message belongs to the failure that is reported, not between the tests' lines.
+/// A panic hook: the words belong to the failure that is reported, not between the tests' lines.
 fn remember(info: &PanicHookInfo<'_>) {
     let words = info.payload_as_str().unwrap_or("a panic without words");
     let place = info
         .location()
         .map(|place| format!("{}:{}: ", place.file(), place.line()));
-    if let Ok(mut last) = LAST_PANIC.lock() {
-        *last = format!("{}{words}", place.unwrap_or_default());
+    if let Ok(mut all) = WORDS.lock() {
+        all.push(format!("{}{words}", place.unwrap_or_default()));
     }
 }
 
 fn last_words() -> String {
-    LAST_PANIC
+    WORDS
         .lock()
-        .map(|mut last| std::mem::take(&mut *last))
+        .map(|mut all| std::mem::take(&mut *all).join("\n"))
         .unwrap_or_default()
 }

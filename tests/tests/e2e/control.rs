@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 pub const CASES: &[Case] = &[
     case("kill_all", kill_all),
     case("kill_all_reaches_every_process", kill_all_reaches_every_process).vm_only(),
-    case("pause_and_resume", pause_and_resume).core(),
+    case("pause_and_resume", pause_and_resume),
     case("kill_while_paused", kill_while_paused),
     case("exec_while_paused_is_refused", exec_while_paused_is_refused),
     case("update_memory_and_cpu", update_memory_and_cpu),
@@ -23,7 +23,7 @@ pub const CASES: &[Case] = &[
         "pid_is_a_host_process_for_as_long_as_the_container",
         pid_is_a_host_process,
     ),
-    case("metrics", metrics).core(),
+    case("metrics", metrics),
     case("oom_kill", oom_kill).core(),
     case("state_and_list", state_and_list),
 ];

@@ -11,7 +11,7 @@ pub const CASES: &[Case] = &[
     case("codes", codes).core(),
     case("env_cwd_and_user", env_cwd_and_user),
     case("stdin", stdin),
-    case("missing_command_fails_in_start", missing_command_fails_in_start).core(),
+    case("missing_command_fails_in_start", missing_command_fails_in_start),
     case("long_arguments", long_arguments),
     case("fifty_in_parallel", fifty_in_parallel),
     case("ids_are_unique_and_reusable", ids_are_unique_and_reusable),

@@ -9,7 +9,7 @@ use bulkhead_tests::{Case, Container, Daemon, case};
 use nix::libc::SIGKILL;
 
 pub const CASES: &[Case] = &[
-    case("directory_both_ways", directory_both_ways).core(),
+    case("directory_both_ways", directory_both_ways),
     case("read_only_directory", read_only_directory).core(),
     case("single_file_both_ways", single_file_both_ways),
     case("read_only_file", read_only_file),

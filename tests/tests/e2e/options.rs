@@ -4,11 +4,11 @@ use bulkhead_tests::{Case, Container, Daemon, case, mib};
 use serde_json::json;
 
 pub const CASES: &[Case] = &[
-    case("env_and_cwd", env_and_cwd).core(),
+    case("env_and_cwd", env_and_cwd),
     case("user", user).since(1, 7),
     case("memory_limit", memory_limit),
     case("cpus", cpus),
-    case("read_only_root", read_only_root).core(),
+    case("read_only_root", read_only_root),
     case("root_is_writable_and_forgotten", root_is_writable_and_forgotten),
     case("capabilities", capabilities),
     case("seccomp", seccomp),

@@ -9,7 +9,7 @@ use containerd_client::types::v1::Status as RunState;
 use nix::libc::SIGKILL;
 
 pub const CASES: &[Case] = &[
-    case("tasks_survive_a_restart", tasks_survive_a_restart).core(),
+    case("tasks_survive_a_restart", tasks_survive_a_restart),
     case("tasks_survive_a_kill", tasks_survive_a_kill).core(),
     case("an_exit_meanwhile_is_reported", an_exit_meanwhile_is_reported).vm_only(),
     case("streams_go_on_after_a_restart", streams_go_on_after_a_restart),

@@ -8,7 +8,7 @@ use nix::libc::SIGKILL;
 use sha2::{Digest, Sha256};
 
 pub const CASES: &[Case] = &[
-    case("stdin_to_its_end", stdin_to_its_end).core(),
+    case("stdin_to_its_end", stdin_to_its_end),
     case(
         "stdin_through_the_api_ends_with_close_io",
         stdin_through_the_api_ends_with_close_io,
