@@ -26,8 +26,7 @@ impl Task for Service {
     }
 
     async fn create(&self, _: &TtrpcContext, request: CreateTaskRequest) -> Result<CreateTaskResponse> {
-        let service = self.clone();
-        let pid = Self::detached(async move { service.create_container(request).await }).await?;
+        let pid = self.create_or_undo(request).await?;
         Ok(CreateTaskResponse {
             pid,
             ..CreateTaskResponse::default()
@@ -52,20 +51,15 @@ impl Task for Service {
     async fn delete(&self, _: &TtrpcContext, request: DeleteRequest) -> Result<DeleteResponse> {
         let service = self.clone();
         let deleted = Self::detached(async move {
-            let container = service.container(&request.id)?;
             if !request.exec_id.is_empty() {
-                return container.delete_exec(&request.exec_id).await;
+                return service
+                    .container(&request.id)?
+                    .delete_exec(&request.exec_id)
+                    .await;
             }
-            let deleted = container.delete().await?;
-            // Of two Deletes at the same time one is told that there is nothing left.
-            if !service.release(&request.id) {
-                return Err(TaskError::NoContainer);
-            }
-            service
-                .0
-                .publisher
-                .publish(&respond::task_delete(&request.id, deleted));
-            Ok(deleted)
+            // A client that gives up on a Create calls this; it wants to hear that there is nothing.
+            let container = service.give_up(&request.id).ok_or(TaskError::NoContainer)?;
+            service.delete_container(&container).await
         })
         .await?;
         Ok(respond::delete(deleted))

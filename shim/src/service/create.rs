@@ -16,16 +16,28 @@ use crate::sandbox::{Planned, plan};
 use crate::stdio::{Paths, Stdio};
 
 impl Service {
-    /// Creates a container; its init waits for Start.
-    pub(super) async fn create_container(&self, request: CreateTaskRequest) -> Result<u32, TaskError> {
-        if !request.checkpoint.is_empty() {
-            return Err(TaskError::Unimplemented("restoring from a checkpoint"));
-        }
+    /// Create. If nobody waits for it any more, nothing of it stays: what cannot be broken off is undone.
+    pub(super) async fn create_or_undo(&self, request: CreateTaskRequest) -> Result<u32, TaskError> {
         self.reserve(&request.id)?;
+        let caller = Caller {
+            service: self,
+            id: Some(request.id.clone()),
+        };
+        let service = self.clone();
+        let created = Self::detached(async move { service.create_container(request).await }).await;
+        caller.is_answered();
+        created
+    }
+
+    /// Creates a container whose id has been taken; its init waits for Start.
+    async fn create_container(&self, request: CreateTaskRequest) -> Result<u32, TaskError> {
         let reservation = Reservation {
             service: self,
             id: Some(request.id.clone()),
         };
+        if !request.checkpoint.is_empty() {
+            return Err(TaskError::Unimplemented("restoring from a checkpoint"));
+        }
         let bundle = PathBuf::from(&request.bundle);
         if !bundle.is_absolute() {
             return Err(TaskError::bad_request(
@@ -66,10 +78,37 @@ impl Service {
             Some(copies),
             self.0.publisher.clone(),
         ));
-        self.0.publisher.publish(&created(request, pid));
-        self.register(&container);
+        if !self.register(&container, &created(request, pid)) {
+            tracing::warn!(container = container.id(), "deleted: its client has given up");
+            container.delete().await?;
+            return Err(TaskError::ShuttingDown);
+        }
         reservation.keep();
         Ok(pid)
+    }
+}
+
+/// Whoever waits for a Create. ttrpc drops a request's future when its client is gone, or its deadline has
+/// passed; and with it this.
+struct Caller<'a> {
+    service: &'a Service,
+    id: Option<String>,
+}
+
+impl Caller<'_> {
+    fn is_answered(mut self) {
+        self.id = None;
+    }
+}
+
+impl Drop for Caller<'_> {
+    fn drop(&mut self) {
+        let Some(id) = self.id.take() else { return };
+        if let Some(container) = self.service.give_up(&id) {
+            // Created, and nobody has been told.
+            let service = self.service.clone();
+            tokio::spawn(async move { service.delete_container(&container).await });
+        }
     }
 }
 

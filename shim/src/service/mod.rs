@@ -12,11 +12,12 @@ use std::future::Future;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bulkhead_runtime::sandbox::SandboxEvent;
+use containerd_shim_protos::events::task::TaskCreate;
 use containerd_shim_protos::shim_async::create_task;
 use tokio::sync::{mpsc, watch};
 use ttrpc::asynchronous::Service as MethodTable;
 
-use crate::container::Container;
+use crate::container::{Container, Deleted};
 use crate::error::TaskError;
 use crate::events::Publisher;
 use crate::handoff::Handoff;
@@ -54,7 +55,12 @@ struct Slots {
 enum Slot {
     /// By a Create that has not ended. No call finds the container yet, but the sandbox may already have
     /// something to say of it.
-    Reserved(Vec<SandboxEvent>),
+    Reserved {
+        /// What it had to say.
+        early: Vec<SandboxEvent>,
+        /// Whoever wanted the container has given up: it goes as soon as it is there.
+        given_up: bool,
+    },
     /// By a container.
     Created(Arc<Container>),
 }
@@ -125,7 +131,7 @@ impl Service {
     fn container(&self, id: &str) -> Result<Arc<Container>, TaskError> {
         match self.lock().by_id.get(id) {
             Some(Slot::Created(container)) => Ok(container.clone()),
-            Some(Slot::Reserved(_)) | None => Err(TaskError::NoContainer),
+            Some(Slot::Reserved { .. }) | None => Err(TaskError::NoContainer),
         }
     }
 
@@ -138,20 +144,60 @@ impl Service {
         if slots.by_id.contains_key(id) {
             return Err(TaskError::ContainerExists(id.to_owned()));
         }
-        slots.by_id.insert(id.to_owned(), Slot::Reserved(Vec::new()));
+        slots.by_id.insert(
+            id.to_owned(),
+            Slot::Reserved {
+                early: Vec::new(),
+                given_up: false,
+            },
+        );
         self.count(&slots);
         Ok(())
     }
 
-    /// Puts a container in the place that was taken for it, and tells it what has happened to it so far.
-    fn register(&self, container: &Arc<Container>) {
+    /// Puts a container in the place that was taken for it, tells containerd, and tells the container what
+    /// has happened to it so far. False if it is wanted no more.
+    fn register(&self, container: &Arc<Container>, created: &TaskCreate) -> bool {
         let mut slots = self.lock();
-        let slot = slots
+        let Some(Slot::Reserved {
+            early,
+            given_up: false,
+        }) = slots.by_id.get_mut(container.id())
+        else {
+            return false;
+        };
+        let early = std::mem::take(early);
+        slots
             .by_id
             .insert(container.id().to_owned(), Slot::Created(container.clone()));
-        if let Some(Slot::Reserved(early)) = slot {
-            early.into_iter().for_each(|event| dispatch(container, event));
+        self.0.publisher.publish(created);
+        early.into_iter().for_each(|event| dispatch(container, event));
+        true
+    }
+
+    /// The client of a Create has given up, as it does by calling Delete, by its deadline or by going away.
+    /// Returns the container if it is there already.
+    fn give_up(&self, id: &str) -> Option<Arc<Container>> {
+        match self.lock().by_id.get_mut(id)? {
+            Slot::Reserved { given_up, .. } => {
+                *given_up = true;
+                None
+            }
+            Slot::Created(container) => Some(container.clone()),
         }
+    }
+
+    /// Deletes a container and tells containerd.
+    async fn delete_container(&self, container: &Arc<Container>) -> Result<Deleted, TaskError> {
+        let deleted = container.delete().await?;
+        // Of two Deletes at the same time one is told that there is nothing left.
+        if !self.release(container.id()) {
+            return Err(TaskError::NoContainer);
+        }
+        self.0
+            .publisher
+            .publish(&respond::task_delete(container.id(), deleted));
+        Ok(deleted)
     }
 
     /// Gives an id back. False if somebody else has done so.
@@ -162,10 +208,12 @@ impl Service {
         released
     }
 
-    /// A client wants the server to end: it may if there is no container. `now` ends it in any case.
+    /// A client wants the server to end: it may if there is no container, and none that is still wanted is
+    /// being created. `now` ends it in any case.
     fn shut_down(&self, now: bool) {
         let mut slots = self.lock();
-        if slots.by_id.is_empty() || now {
+        let wanted = |slot: &Slot| !matches!(slot, Slot::Reserved { given_up: true, .. });
+        if now || !slots.by_id.values().any(wanted) {
             slots.closed = true;
             self.count(&slots);
         }
@@ -193,7 +241,7 @@ impl Service {
                 SandboxEvent::Exited { container_id, .. } | SandboxEvent::Oom { container_id } => {
                     match slots.by_id.get_mut(container_id) {
                         Some(Slot::Created(container)) => dispatch(container, event),
-                        Some(Slot::Reserved(early)) => early.push(event),
+                        Some(Slot::Reserved { early, .. }) => early.push(event),
                         None => tracing::debug!(container = container_id, "news of an unknown container"),
                     }
                 }

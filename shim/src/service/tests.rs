@@ -221,5 +221,25 @@ async fn news_of_a_container_that_is_being_created_is_kept_for_it() {
     drop(sender);
     rig.service.clone().take_events(events).await;
     let slots = rig.service.lock();
-    assert!(matches!(slots.by_id.get("c"), Some(Slot::Reserved(early)) if early.len() == 1));
+    assert!(matches!(slots.by_id.get("c"), Some(Slot::Reserved { early, .. }) if early.len() == 1));
+}
+
+#[tokio::test]
+async fn a_create_that_its_client_gives_up_does_not_keep_the_server() {
+    let rig = Rig::new().await;
+    rig.service.reserve("c").unwrap();
+    rig.service.shut_down(false);
+    assert_eq!(
+        *rig.service.population().borrow(),
+        Some(1),
+        "somebody waits for it"
+    );
+    let delete = DeleteRequest {
+        id: "c".into(),
+        ..Default::default()
+    };
+    let error = rig.tasks().delete(Context::default(), &delete).await.unwrap_err();
+    assert_eq!(code(&error), Code::NOT_FOUND);
+    rig.service.shut_down(false);
+    assert_eq!(*rig.service.population().borrow(), None);
 }
