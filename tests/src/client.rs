@@ -13,8 +13,9 @@ use containerd_client::tonic::transport::Channel;
 use containerd_client::tonic::{Code, Request, Response, Status};
 use tokio::runtime::Runtime;
 
-/// No call but Wait may take longer, whatever happened to the shim or the VM. Create boots a VM.
-pub const CALL: Duration = Duration::from_secs(60);
+/// No call but Wait may take longer, whatever happened to the shim or the VM. Create boots a VM,
+/// which ten at once do in half a minute on two busy cores.
+pub const CALL: Duration = Duration::from_secs(120);
 
 /// A connection to one containerd, bound to a namespace.
 #[derive(Clone)]
@@ -67,7 +68,16 @@ impl Client {
 
     /// Waits for the answer to one call.
     pub fn call<T>(&self, call: impl Future<Output = Result<Response<T>, Status>>) -> Result<T, Status> {
-        block_on(CALL, call).map(Response::into_inner)
+        self.call_within(CALL, call)
+    }
+
+    /// Waits for the answer, and after `limit` takes the call back.
+    pub fn call_within<T>(
+        &self,
+        limit: Duration,
+        call: impl Future<Output = Result<Response<T>, Status>>,
+    ) -> Result<T, Status> {
+        block_on(limit, call).map(Response::into_inner)
     }
 }
 

@@ -1,6 +1,7 @@
 //! The builder that tests begin with: a container, described in `ctr`'s own words.
 
 use std::path::Path;
+use std::time::Duration;
 
 use containerd_client::services::v1::{Container as Record, GetContainerRequest, UpdateContainerRequest};
 use containerd_client::tonic::Status;
@@ -196,6 +197,17 @@ impl<'d> Container<'d> {
     pub fn task(self) -> Task<'d> {
         Task::create(self.daemon, &self.id, self.stdio)
             .unwrap_or_else(|status| panic!("{}: {status}", self.id))
+    }
+
+    /// Makes the container, begins to make its task, and takes the call back after `limit`.
+    #[track_caller]
+    pub fn create_within(mut self, limit: Duration) -> Result<Task<'d>, Status> {
+        self.record();
+        let task = Task::create_within(limit, self.daemon, &self.id, self.stdio);
+        if task.is_err() {
+            self.daemon.remove(&self.id);
+        }
+        task
     }
 
     /// Makes the container and its task; the command does not run yet.

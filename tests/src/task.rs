@@ -1,6 +1,7 @@
 //! A task: a container's init process and all that is done to the container as a whole.
 
 use std::ops::{Deref, DerefMut};
+use std::time::Duration;
 
 use containerd_client::services::v1::{
     CreateTaskRequest, ListPidsRequest, PauseTaskRequest, ResumeTaskRequest, UpdateTaskRequest,
@@ -9,6 +10,7 @@ use containerd_client::tonic::Status;
 use prost_types::Any;
 use serde_json::Value;
 
+use crate::client::CALL;
 use crate::daemon::Daemon;
 use crate::deadline;
 use crate::exec::Exec;
@@ -28,6 +30,16 @@ pub struct Task<'d> {
 impl<'d> Task<'d> {
     /// Creates the task of an existing container.
     pub(crate) fn create(daemon: &'d Daemon, id: &str, request: Request) -> Result<Task<'d>, Status> {
+        Task::create_within(CALL, daemon, id, request)
+    }
+
+    /// Creates the task of an existing container, or takes the call back after `limit`.
+    pub(crate) fn create_within(
+        limit: Duration,
+        daemon: &'d Daemon,
+        id: &str,
+        request: Request,
+    ) -> Result<Task<'d>, Status> {
         let stdio = Stdio::create(&daemon.fifo_dir(id), request);
         let client = daemon.client();
         let message = CreateTaskRequest {
@@ -39,7 +51,7 @@ impl<'d> Task<'d> {
             terminal: request.terminal,
             ..CreateTaskRequest::default()
         };
-        let answer = client.call(client.tasks().create(client.request(message)))?;
+        let answer = client.call_within(limit, client.tasks().create(client.request(message)))?;
         let init = Process {
             daemon,
             container_id: id.to_owned(),

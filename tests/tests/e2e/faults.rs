@@ -1,6 +1,7 @@
 //! Something dies that should not: every end is reported, nothing is left, and others are unharmed.
 
 use std::thread;
+use std::time::Instant;
 
 use bulkhead_tests::deadline::{LONG, ORDINARY};
 use bulkhead_tests::events::Kind;
@@ -20,6 +21,7 @@ pub const CASES: &[Case] = &[
     case("vmm_killed_under_load", vmm_killed_under_load).vm_only(),
     case("anchor_killed", anchor_killed).vm_only(),
     case("guest_panics", guest_panics).vm_only(),
+    case("cancelled_create", cancelled_create),
     case("neighbours_live_on", neighbours_live_on),
     case("ten_at_once", ten_at_once),
 ];
@@ -137,6 +139,24 @@ fn guest_panics(daemon: &Daemon) {
     }
     assert_eq!(task.waiter().exit(ORDINARY).status, 137);
     task.delete();
+}
+
+/// A client that loses patience at any point of Create: what was begun is undone.
+fn cancelled_create(daemon: &Daemon) {
+    let begin = Instant::now();
+    let task = sleeper(daemon);
+    let whole = begin.elapsed();
+    task.kill(SIGKILL);
+    task.finish().expect_exit(137);
+    for part in [1, 4, 8, 11, 13, 14, 15] {
+        let container = Container::new(daemon).args(["sleep", "1000"]);
+        drop(container.create_within(whole * part / 16));
+    }
+    Container::new(daemon)
+        .sh("echo fine")
+        .run()
+        .expect_exit(0)
+        .expect_stdout("fine\n");
 }
 
 fn neighbours_live_on(daemon: &Daemon) {
