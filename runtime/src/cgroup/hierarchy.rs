@@ -24,6 +24,9 @@ pub struct Hierarchy {
 /// Controllers whose limits we set, and so must be enabled in version 2 from the root down.
 const NEEDED: [&str; 3] = ["cpu", "memory", "pids"];
 
+/// What cgroups that we made carry; only root can set it.
+const MARK: &str = "trusted.bulkhead";
+
 impl Hierarchies {
     /// Reads the mount table.
     ///
@@ -96,7 +99,7 @@ impl Hierarchy {
             let parent = directory.clone();
             directory.push(part);
             match fs::create_dir(&directory) {
-                Ok(()) => {}
+                Ok(()) => mark(&directory),
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
                 Err(error) => return Err(error),
             }
@@ -106,6 +109,17 @@ impl Hierarchy {
         }
         Ok(())
     }
+}
+
+/// Marks a cgroup as made by a sandbox, so that the last one in it may remove it.
+fn mark(directory: &Path) {
+    // Without the mark it is merely left behind, empty.
+    rustix::fs::setxattr(directory, MARK, b"1", rustix::fs::XattrFlags::empty()).ok();
+}
+
+/// Whether a sandbox has made this cgroup.
+pub(super) fn is_marked(directory: &Path) -> bool {
+    rustix::fs::getxattr(directory, MARK, &mut [0; 1]).is_ok()
 }
 
 /// Lets the children of a cgroup have the controllers we need. Where one cannot be enabled, the limit that

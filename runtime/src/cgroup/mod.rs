@@ -200,7 +200,18 @@ pub fn remove(directories: &[PathBuf]) -> Result<(), CgroupError> {
             std::thread::sleep(REMOVE_PAUSE);
         }
     }
+    directories.iter().for_each(|directory| remove_parents(directory));
     Ok(())
+}
+
+/// Removes the parents that sandboxes have made, if this was the last cgroup in them.
+fn remove_parents(directory: &Path) {
+    let parents = directory.ancestors().skip(1);
+    for parent in parents.take_while(|parent| hierarchy::is_marked(parent)) {
+        if fs::remove_dir(parent).is_err() {
+            break;
+        }
+    }
 }
 
 fn has_children(directory: &Path) -> bool {

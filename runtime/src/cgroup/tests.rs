@@ -164,3 +164,28 @@ fn limits_can_be_lowered_and_raised() {
         assert_eq!(limits, [format!("{limit}\n")]);
     }
 }
+
+#[test]
+fn the_last_one_out_removes_the_parents_that_were_made() {
+    let hierarchies = Hierarchies::detect().unwrap();
+    let base = PathBuf::from(format!("/bulkhead-test-parents-{}", std::process::id()));
+    let make = |name: &str| {
+        let path = base.join("deep").join(name);
+        let made = hierarchies.missing(&path).unwrap();
+        hierarchies.create(&path).unwrap();
+        made
+    };
+    // The second finds the parents there, and is the last to go.
+    let (first, second) = (make("c1"), make("c2"));
+    remove(&first).unwrap();
+    assert!(second.iter().all(|directory| directory.exists()));
+    remove(&second).unwrap();
+    assert!(first.iter().all(|directory| !directory.exists()));
+
+    // What was there before us stays.
+    let theirs = first[0].clone();
+    fs::create_dir(&theirs).unwrap();
+    remove(&make("c3")).unwrap();
+    assert!(theirs.exists());
+    fs::remove_dir(&theirs).unwrap();
+}

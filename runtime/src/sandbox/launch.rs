@@ -10,6 +10,7 @@ use tokio::sync::mpsc;
 
 use super::host::Host;
 use super::machine::{Machine, Owner};
+use super::turn::Turn;
 use super::{ErrorKind, SandboxError, SandboxRequest, Timings, deadlines};
 use crate::agent::{AgentClient, AgentError, AgentEvent};
 use crate::fs_server::{self, FsServerSpec};
@@ -45,6 +46,8 @@ pub(super) async fn launch(request: &SandboxRequest, vmm: &dyn Vmm) -> Result<La
     let rise = async {
         let accelerator =
             accelerator.map_err(|error| SandboxError::doing(ErrorKind::FailedPrecondition, "KVM", &error))?;
+        // Over once the agent has answered: what follows is waiting.
+        let _turn = Turn::wait(&request.config.state_dir).await;
         start(request, vmm, owner.machine(), accelerator, tap).await?;
         meet(request, owner.machine()).await
     };

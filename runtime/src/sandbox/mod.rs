@@ -22,6 +22,7 @@ mod record;
 mod registry;
 mod request;
 mod timings;
+mod turn;
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};

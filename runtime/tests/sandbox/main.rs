@@ -10,8 +10,10 @@ mod processes;
 mod rig;
 mod volumes;
 
-use bulkhead_runtime::sandbox::ExitStatus;
-use rig::Rig;
+use std::time::Duration;
+
+use bulkhead_runtime::sandbox::{ExitStatus, Sandbox};
+use rig::{Rig, within};
 
 #[tokio::test]
 async fn a_container_runs_in_its_own_kernel_and_leaves_nothing() {
@@ -26,5 +28,22 @@ async fn a_container_runs_in_its_own_kernel_and_leaves_nothing() {
     );
     assert_ne!(Some(guest), host.release().to_str());
     running.end().await;
+    rig.assert_clean();
+}
+
+#[tokio::test]
+async fn many_at_once_all_come_up() {
+    const MANY: usize = 6;
+    let Some(rig) = Rig::new() else { return };
+    let launches: Vec<_> = (0..MANY)
+        .map(|n| tokio::spawn(Sandbox::launch(rig.request(&format!("s{n}")))))
+        .collect();
+    let mut sandboxes = Vec::new();
+    for launch in launches {
+        sandboxes.push(within(launch).await.unwrap().unwrap());
+    }
+    for (sandbox, _events) in &sandboxes {
+        within(sandbox.shutdown(Duration::from_secs(20))).await.unwrap();
+    }
     rig.assert_clean();
 }
