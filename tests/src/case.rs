@@ -10,6 +10,7 @@ use libtest_mimic::{Arguments, Failed, Trial};
 use crate::daemon::Daemon;
 use crate::leak::Baseline;
 use crate::settings::Settings;
+use crate::shim::Shim;
 
 /// One test.
 #[derive(Clone, Copy)]
@@ -114,6 +115,9 @@ fn run(case: Case, version: &str, daemons: &Daemons) -> Result<(), Failed> {
         faults.push(last_words());
     }
     if !leftovers.is_empty() {
+        if catch_unwind(AssertUnwindSafe(|| Shim::end_strays(&daemon))).is_err() {
+            faults.push(last_words());
+        }
         faults.push(format!("left behind:\n  {}", leftovers.join("\n  ")));
     }
     if faults.is_empty() {

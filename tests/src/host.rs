@@ -50,6 +50,24 @@ impl HostProcess {
         found[0].clone()
     }
 
+    /// Every shim of a daemon, with the id it was started for.
+    pub fn shims(daemon: &Daemon) -> Vec<(HostProcess, String)> {
+        let mark = format!("-namespace {} ", daemon.namespace());
+        let shims = HostProcess::all()
+            .into_iter()
+            .filter(|process| process.command.contains(&mark));
+        let with_id = shims.filter_map(|process| {
+            let id = process
+                .command
+                .split(' ')
+                .skip_while(|word| *word != "-id")
+                .nth(1)?
+                .to_owned();
+            Some((process, id))
+        });
+        with_id.collect()
+    }
+
     /// This process's children, their children, and so on.
     pub fn descendants(&self) -> Vec<HostProcess> {
         let all = HostProcess::all();

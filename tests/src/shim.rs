@@ -17,6 +17,7 @@ use ttrpc::context::with_timeout;
 use crate::command::{self, Output};
 use crate::daemon::Daemon;
 use crate::deadline;
+use crate::host::HostProcess;
 use crate::settings::Settings;
 
 /// How long a call by hand may take.
@@ -92,6 +93,15 @@ impl<'d> Shim<'d> {
         let mut command = shim_command(daemon, id, bundle);
         command.arg("-bundle").arg(bundle).arg("delete");
         command::run(&mut command, b"", deadline::ORDINARY)
+    }
+
+    /// Ends the shims that a failed test has left, and what they held, so that the next begins clean.
+    pub fn end_strays(daemon: &Daemon) {
+        for (shim, id) in HostProcess::shims(daemon) {
+            shim.kill();
+            shim.expect_gone();
+            Shim::run_delete(daemon, &id, daemon.dir());
+        }
     }
 
     /// Calls Create, with no rootfs mounts and null streams.
