@@ -187,7 +187,10 @@ impl Daemon {
             .append(true)
             .open(self.log_path())
             .unwrap();
-        let child = Command::new(&binary)
+        // A run that is killed takes its containerd with it.
+        let child = Command::new("setpriv")
+            .args(["--pdeathsig", "TERM"])
+            .arg(&binary)
             .arg("--config")
             .arg(self.path("config.toml"))
             .env("PATH", self.search_path())
