@@ -25,7 +25,7 @@ use crate::mux::Mux;
 /// What one read takes at most: the longest data frame, so that a busy stream costs one system call for it.
 const READ: usize = HEADER_LEN + MAX_DATA;
 /// An output buffer that one long control message has stretched beyond this is given back.
-const KEEP_OUTPUT: usize = 512 << 10;
+const KEEP_OUTPUT: usize = 4 * MAX_DATA;
 
 /// One end of a connection; clones share it. Dropping the last clone closes it.
 #[derive(Clone, Debug)]
@@ -170,6 +170,10 @@ impl Shared {
             if let Err(error) = poll_fn(|cx| self.mux().poll_input(cx)).await {
                 return error;
             }
+            if buffer.is_empty() {
+                // An idle link holds none, however long the last message was.
+                buffer = BytesMut::new();
+            }
             match read.read(&mut chunk).await {
                 Ok(0) => return LinkError::Eof,
                 Ok(length) => buffer.extend_from_slice(&chunk[..length]),
@@ -198,9 +202,10 @@ impl Shared {
             if let Err(error) = poll_fn(|cx| self.mux().poll_output(cx, &mut out)).await {
                 return error;
             }
-            if let Err(error) = write.write_all_buf(&mut out).await {
+            if let Err(error) = write.write_all(&out).await {
                 return LinkError::Io(Arc::new(error));
             }
+            out.clear();
             if out.capacity() > KEEP_OUTPUT {
                 out = BytesMut::new();
             }

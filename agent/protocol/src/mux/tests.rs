@@ -1,3 +1,5 @@
+mod handshake;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::Wake;
@@ -78,27 +80,6 @@ fn violation(result: Result<Option<Hello>, LinkError>) -> Violation {
         Err(LinkError::Violation(violation)) => violation,
         other => panic!("{other:?}"),
     }
-}
-
-#[test]
-fn each_side_answers_a_sync_once() {
-    let mut host = Mux::new(Role::Host, OURS, hello());
-    let sync = |epoch, answers| Frame::Sync(Sync { epoch, answers });
-    let greeting = Frame::Hello(hello().encode_to_vec().into());
-    assert_eq!(batch(&mut host), [sync(OURS, 0)]);
-    host.receive(sync(THEIRS, 0)).unwrap();
-    host.receive(sync(THEIRS, 0)).unwrap();
-    assert_eq!(batch(&mut host), [sync(OURS, THEIRS), greeting.clone()]);
-    host.receive(sync(THEIRS, OURS)).unwrap();
-    assert_eq!(host.receive(greeting).unwrap(), Some(hello()));
-    assert_eq!(batch(&mut host), []);
-}
-
-#[test]
-fn a_sync_with_a_new_epoch_means_that_the_peer_restarted() {
-    let mut host = established(Role::Host);
-    let restarted = host.receive(Frame::Sync(Sync { epoch: 3, answers: 0 }));
-    assert!(matches!(restarted, Err(LinkError::PeerRestarted)));
 }
 
 #[test]
