@@ -77,6 +77,19 @@ pub enum FsServerError {
 ///
 /// Dropping the future leaves nothing behind.
 pub async fn start(spec: FsServerSpec) -> Result<FsServer, FsServerError> {
+    let mut server = spawn(spec)?;
+    ready(&mut server.process).await?;
+    Ok(server)
+}
+
+/// Waits until a spawned server is jailed and about to accept the connection.
+pub async fn ready(server: &mut ProcessHandle) -> Result<(), FsServerError> {
+    server.ready(READY_DEADLINE).await?;
+    Ok(())
+}
+
+/// Starts a server without waiting for it. Its socket can be used at once: whoever speaks first waits in it.
+pub fn spawn(spec: FsServerSpec) -> Result<FsServer, FsServerError> {
     let (listener, socket) = connection(&spec.socket_directory).map_err(FsServerError::Socket)?;
     let config = FsServerConfig {
         directory: spec.directory,
@@ -93,8 +106,7 @@ pub async fn start(spec: FsServerSpec) -> Result<FsServer, FsServerError> {
         .descriptor(listener.into(), LISTENER_FD)
         .descriptor(spec.lock, LOCK_FD)
         .stderr(stderr);
-    let mut process = launch.spawn()?;
-    process.ready(READY_DEADLINE).await?;
+    let process = launch.spawn()?;
     Ok(FsServer {
         process,
         socket: socket.into(),

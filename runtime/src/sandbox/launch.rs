@@ -5,7 +5,7 @@ use std::io::{self, Read};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use bulkhead_agent_protocol::message::{Body, ConfigureSandbox, Hello};
+use bulkhead_agent_protocol::message::{Body, ConfigureSandbox};
 use tokio::sync::mpsc;
 
 use super::host::Host;
@@ -13,7 +13,7 @@ use super::machine::{Machine, Owner};
 use super::turn::Turn;
 use super::{ErrorKind, SandboxError, SandboxRequest, Timings, deadlines};
 use crate::agent::{AgentClient, AgentError, AgentEvent};
-use crate::fs_server::{self, FsServerSpec};
+use crate::fs_server::{self, FsServer, FsServerSpec};
 use crate::kvm;
 use crate::state::Phase;
 use crate::vmm::{Accelerator, VmSpec, Vmm};
@@ -47,9 +47,11 @@ pub(super) async fn launch(request: &SandboxRequest, vmm: &dyn Vmm) -> Result<La
         let accelerator =
             accelerator.map_err(|error| SandboxError::doing(ErrorKind::FailedPrecondition, "KVM", &error))?;
         // Over once the agent has answered: what follows is waiting.
-        let _turn = Turn::wait(&request.config.state_dir).await;
-        start(request, vmm, owner.machine(), accelerator, tap).await?;
-        meet(request, owner.machine()).await
+        let (_turn, waited) = timed(Turn::wait(&request.config.state_dir)).await;
+        let mut timings = start(request, vmm, owner.machine(), accelerator, tap).await?;
+        timings.turn = waited;
+        let (agent, events) = meet(request, owner.machine(), &mut timings).await?;
+        Ok((agent, events, timings))
     };
     match rise.await {
         Ok((agent, events, mut timings)) => {
@@ -90,54 +92,74 @@ async fn start(
     machine: &Arc<Machine>,
     accelerator: Accelerator,
     tap: std::os::fd::OwnedFd,
-) -> Result<(), SandboxError> {
+) -> Result<Timings, SandboxError> {
     let (host, config) = (&machine.host, &request.config);
     let lock = || {
         host.lock()
             .map_err(|error| SandboxError::new(ErrorKind::Internal, error.to_string()))
     };
-    let server = fs_server::start(FsServerSpec {
+    let FsServer {
+        process: mut server,
+        socket,
+    } = fs_server::spawn(FsServerSpec {
         program: config.helper(FS_SERVER),
         directory: host.share.path().to_owned(),
         socket_directory: host.directory.clone(),
         placement: host.placement.clone(),
         lock: lock()?,
         stderr: None,
-    })
-    .await?;
-    let server_identity = server.process.identity();
-    let socket = server.socket;
-    // Set once: this is the only caller.
-    machine.fs_server.set(server.process).ok();
-
-    let instance = vmm
-        .launch(VmSpec {
-            vcpus: request.sizing.vcpus,
-            memory_mib: request.sizing.memory_mib,
-            accelerator,
-            kernel: config.kernel.clone(),
-            initramfs: config.initramfs.clone(),
-            tap: Some(tap),
-            share: Some(socket),
-            placement: host.placement.clone(),
-            console_log: host.directory.join("console.log"),
-            lock: lock()?,
-        })
-        .await?;
-    let identities = instance.processes();
-    machine.vm.set(instance).ok();
+    })?;
+    let spec = VmSpec {
+        vcpus: request.sizing.vcpus,
+        memory_mib: request.sizing.memory_mib,
+        accelerator,
+        kernel: config.kernel.clone(),
+        initramfs: config.initramfs.clone(),
+        tap: Some(tap),
+        share: Some(socket),
+        placement: host.placement.clone(),
+        console_log: host.directory.join("console.log"),
+        lock: lock()?,
+    };
+    // The monitor waits for the server, in its turn.
+    let (ready, instance) = tokio::join!(timed(fs_server::ready(&mut server)), timed(vmm.launch(spec)));
+    let timings = Timings {
+        fs_server: ready.1,
+        vmm: instance.1,
+        ..Timings::default()
+    };
+    let identity = server.identity();
+    // Set once: this is the only caller. And before anything can fail, so that both are ended then.
+    machine.fs_server.set(server).ok();
+    let identities = match instance.0 {
+        Ok(instance) => {
+            let identities = instance.processes();
+            machine.vm.set(instance).ok();
+            identities
+        }
+        // A monitor that dies of the server's death has less to say about it.
+        Err(error) => return Err(ready.0.map_or_else(Into::into, |()| error.into())),
+    };
+    ready.0?;
     host.record.update(|state| {
-        state.fs_server = Some(server_identity);
+        state.fs_server = Some(identity);
         state.vmm = identities;
     })?;
-    Ok(())
+    Ok(timings)
+}
+
+/// Runs `work` and tells how long it took.
+async fn timed<T>(work: impl Future<Output = T>) -> (T, Duration) {
+    let begun = Instant::now();
+    (work.await, begun.elapsed())
 }
 
 /// Waits for the agent and tells it what it is to be.
 async fn meet(
     request: &SandboxRequest,
     machine: &Arc<Machine>,
-) -> Result<(AgentClient, mpsc::Receiver<AgentEvent>, Timings), SandboxError> {
+    timings: &mut Timings,
+) -> Result<(AgentClient, mpsc::Receiver<AgentEvent>), SandboxError> {
     let started = Instant::now();
     let gone = || SandboxError::new(ErrorKind::Internal, "the VM has not been started");
     let vm = machine.vm.get().ok_or_else(gone)?;
@@ -173,12 +195,11 @@ async fn meet(
         )
         .await?;
     machine.host.record.update(|state| state.phase = Phase::Ready)?;
-    let timings = Timings {
-        boot: booted,
-        configure: started.elapsed() - booted,
-        ..guest_timings(&hello)
-    };
-    Ok((agent, events, timings))
+    timings.boot = booted;
+    timings.configure = started.elapsed() - booted;
+    timings.guest_kernel = Duration::from_nanos(hello.agent_started_ns);
+    timings.guest_ready = Duration::from_nanos(hello.ready_ns);
+    Ok((agent, events))
 }
 
 /// Why there was no HELLO: a VM that lost its agent usually dies of it, with better words.
@@ -199,14 +220,6 @@ async fn silence(vm: &crate::vmm::VmInstance, error: AgentError) -> SandboxError
         kind,
         format!("the guest did not come up; its console's last lines: {words}"),
     )
-}
-
-fn guest_timings(hello: &Hello) -> Timings {
-    Timings {
-        guest_kernel: Duration::from_nanos(hello.agent_started_ns),
-        guest_ready: Duration::from_nanos(hello.ready_ns),
-        ..Timings::default()
-    }
 }
 
 /// Nanoseconds since the Unix epoch; a clock before it or after the year 2554 is taken for the epoch.

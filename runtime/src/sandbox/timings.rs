@@ -7,7 +7,13 @@ use std::time::Duration;
 pub struct Timings {
     /// Directories, share, cgroup, netns and tap.
     pub host: Duration,
-    /// From the VMM's exec to the agent's HELLO.
+    /// Waiting for a turn to boot.
+    pub turn: Duration,
+    /// From the file-sharing server's exec until it was jailed; at the same time as `vmm`.
+    pub fs_server: Duration,
+    /// Until the VMM ran, under its parent.
+    pub vmm: Duration,
+    /// From then to the agent's HELLO.
     pub boot: Duration,
     /// From HELLO to the acknowledged configuration.
     pub configure: Duration,
