@@ -21,14 +21,16 @@ use crate::config::Config;
 use crate::hooks::{self, HookState, HookStatus};
 use crate::mount::{self, MountError, mounts_below};
 use crate::network::Netns;
-use crate::process::boot_id;
+use crate::process::{ProcessIdentity, boot_id};
 use crate::sandbox::directory::{self, LOCK};
-use crate::state::{ContainerState, NetworkState, SandboxState, StateError};
+use crate::state::{ContainerState, NetworkState, Phase, SandboxState, StateError};
 
 /// containerd kills `delete` after 5 s; hooks get what is left of this.
 const BUDGET: Duration = Duration::from_secs(4);
 /// Between two tries to get a lock.
 const PAUSE: Duration = Duration::from_millis(5);
+/// What a shim gets to begin its shutdown, or to end: it has answered the request for it already.
+const OWNER_GRACE: Duration = Duration::from_millis(1500);
 /// Name of the lock that lets one clean-up of a sandbox run at a time.
 const CLEANUP_LOCK: &str = "cleanup";
 
@@ -67,7 +69,8 @@ struct Failures(Option<CleanupError>);
 
 /// Cleans up after a shim that is gone: ends the VM, and removes what the container holds on the host; with
 /// the last container of a sandbox, the sandbox. Where the sandbox's shim is alive after all, as a pod's may
-/// be when one of its containers is given up, the VM stays and only the container's things go.
+/// be when one of its containers is given up, the VM stays and only the container's things go; a shim that
+/// has no other container and is not shutting down is ended.
 ///
 /// Blocks for at most some 4 s. Must not be called inside a tokio runtime.
 ///
@@ -93,27 +96,25 @@ pub fn container(
 }
 
 fn sandbox_of(directory: &Path, sandbox: &str, id: &str, until: Instant, failures: &mut Failures) {
-    let state = match SandboxState::read(directory) {
-        Ok(state) => state.unwrap_or_default(),
-        Err(error @ StateError::Version { .. }) if processes::shim_holds_lock(directory) => {
-            // A newer shim's sandbox, alive: nothing in there is ours to touch.
-            return failures.note(Err(error.into()));
-        }
-        Err(error) => {
-            tracing::warn!("{error}; cleaning up by what is there");
-            SandboxState::default()
-        }
-    };
-    let this_boot = boot_id().is_ok_and(|boot_id| state.is_of_boot(&boot_id));
-    let owner = state
-        .shim
-        .filter(|shim| this_boot && shim.is_alive() && shim.pid != std::process::id());
-    if owner.is_some() {
-        if let Some(container) = state.containers.get(id) {
-            container_of(directory, id, container, this_boot, until, failures);
-        }
+    let Some(mut state) = read_state(directory, failures) else {
         return;
+    };
+    if let Some(shim) = living_owner(&state) {
+        if id != sandbox || state.containers.keys().any(|known| known != id) {
+            if let Some(container) = state.containers.get(id) {
+                container_of(directory, id, container, true, until, failures);
+            }
+            return;
+        }
+        if leaves(directory, &shim) {
+            return;
+        }
+        match read_state(directory, failures) {
+            Some(latest) => state = latest,
+            None => return,
+        }
     }
+    let this_boot = boot_id().is_ok_and(|boot_id| state.is_of_boot(&boot_id));
 
     let identities = state.vmm.iter().chain(&state.fs_server).filter(|_| this_boot);
     failures.note(processes::end(directory, identities, until));
@@ -136,6 +137,49 @@ fn sandbox_of(directory: &Path, sandbox: &str, id: &str, until: Instant, failure
             source,
         }));
     }
+}
+
+/// `None`: hands off.
+fn read_state(directory: &Path, failures: &mut Failures) -> Option<SandboxState> {
+    match SandboxState::read(directory) {
+        Ok(state) => Some(state.unwrap_or_default()),
+        Err(error @ StateError::Version { .. }) if processes::shim_holds_lock(directory) => {
+            // A newer shim's sandbox, alive: nothing in there is ours to touch.
+            failures.note(Err(error.into()));
+            None
+        }
+        Err(error) => {
+            tracing::warn!("{error}; cleaning up by what is there");
+            Some(SandboxState::default())
+        }
+    }
+}
+
+/// The sandbox's shim, if it is alive, and not this process.
+fn living_owner(state: &SandboxState) -> Option<ProcessIdentity> {
+    let this_boot = boot_id().is_ok_and(|boot_id| state.is_of_boot(&boot_id));
+    state
+        .shim
+        .filter(|shim| this_boot && shim.is_alive() && shim.pid != std::process::id())
+}
+
+/// Whether a shim whose only container is gone is leaving by itself: containerd runs `delete` after every
+/// Shutdown, too, and the VM's orderly end is not to be cut short. One that means to stay has been given up,
+/// and is killed.
+fn leaves(directory: &Path, shim: &ProcessIdentity) -> bool {
+    let until = Instant::now() + OWNER_GRACE;
+    while shim.is_alive() && Instant::now() < until {
+        let phase = SandboxState::read(directory)
+            .ok()
+            .flatten()
+            .map(|state| state.phase);
+        if matches!(phase, Some(Phase::Draining | Phase::Stopped)) {
+            return true;
+        }
+        std::thread::sleep(PAUSE);
+    }
+    processes::kill(shim);
+    false
 }
 
 /// Ends what stands for a container on the host.

@@ -171,6 +171,30 @@ fn a_member_of_a_living_sandbox_takes_only_itself_away() {
 }
 
 #[test]
+fn a_shim_whose_only_container_is_given_up_is_ended() {
+    in_private_mounts(|| {
+        let mut left = Leftover::new();
+        left.state.containers.remove("c2");
+        let lock = open_lock_of(&left);
+        let (mut shim, mut vmm) = (holder(&lock), holder(&lock));
+        drop(lock);
+        left.state.shim = Some(identity(&shim));
+        left.state.vmm = vec![identity(&vmm)];
+        left.state.phase = Phase::Draining;
+        left.write();
+        left.clean("s1").unwrap();
+        assert!(shim.try_wait().unwrap().is_none(), "it is on its way");
+
+        left.state.phase = Phase::Ready;
+        left.write();
+        left.clean("s1").unwrap();
+        assert!(!shim.wait().unwrap().success());
+        assert!(!vmm.wait().unwrap().success());
+        assert!(!left.directory().exists());
+    });
+}
+
+#[test]
 fn members_of_a_dead_sandbox_go_one_by_one() {
     in_private_mounts(|| {
         let left = Leftover::new();
