@@ -121,7 +121,6 @@ async fn spawn(
     job: ExecJob,
 ) -> Result<(Process, Spawned), Failure> {
     let uid = job.process.user().uid();
-    let size = job.process.console_size();
     let (streams, ends) = Streams::open(&agent.link(), stdio, uid)?;
     let mut fds = vec![init.as_fd(), cgroup.as_fd()];
     fds.extend(ends.iter().map(AsFd::as_fd));
@@ -137,14 +136,5 @@ async fn spawn(
     };
     let generation = lock(&agent.registry).next_generation();
     let process = Process::new(spawned.pid, generation, master, relays);
-    let sized = size.map_or(Ok(()), |size| {
-        process.resize(size.width() as u32, size.height() as u32)
-    });
-    match sized {
-        Ok(()) => Ok((process, spawned)),
-        Err(failure) => {
-            spawned.abandon();
-            Err(failure)
-        }
-    }
+    Ok((process, spawned))
 }

@@ -183,5 +183,11 @@ fn open_terminal(job: &ExecJob) -> Result<(OwnedFd, OwnedFd), Failure> {
     let peer = sys::ioctl::open_terminal_peer(&master).map_err(failed("open the terminal's peer"))?;
     let owner = nix::unistd::Uid::from_raw(job.process.user().uid());
     nix::unistd::fchown(&peer, Some(owner), None).map_err(failed("give the terminal to the user"))?;
+    if let Some(size) = job.process.console_size() {
+        // Before the process exists, so that it never sees another.
+        let cells = |length: u64| u16::try_from(length).unwrap_or(u16::MAX);
+        sys::ioctl::set_window_size(&master, cells(size.width()), cells(size.height()))
+            .map_err(failed("set the terminal's size"))?;
+    }
     Ok((master, peer))
 }
