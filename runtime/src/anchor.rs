@@ -4,7 +4,7 @@ use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream as StdStream;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use displaydoc::Display;
@@ -38,8 +38,6 @@ pub struct Place<'a> {
     pub root: BorrowedFd<'a>,
     /// Its network namespace.
     pub netns: BorrowedFd<'a>,
-    /// Files its pid is written into.
-    pub cgroup_procs: &'a [PathBuf],
 }
 
 /// Why there is no anchor.
@@ -49,13 +47,6 @@ pub enum AnchorError {
     Process(#[from] ProcessError),
     /// anchor: socket: {0}
     Socket(#[source] io::Error),
-    /// anchor: cannot enter the cgroup by {path}: {source}
-    Cgroup {
-        /// The file that its pid was written into.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
     /// anchor: cannot {action}: {source}
     SetUp {
         /// What it was doing.
@@ -80,13 +71,6 @@ impl Anchor {
         let process = Launch::new(program)
             .descriptor(OwnedFd::from(theirs), FIRST_FREE_FD)
             .spawn()?;
-        let pid = process.pid().to_string();
-        for path in place.cgroup_procs {
-            std::fs::write(path, &pid).map_err(|source| AnchorError::Cgroup {
-                path: path.clone(),
-                source,
-            })?;
-        }
         send_place(&ours, place).map_err(AnchorError::Socket)?;
         let mut lifeline = UnixStream::from_std(ours).map_err(AnchorError::Socket)?;
         let mut report = [0; 2];
@@ -166,6 +150,7 @@ fn check([stage, errno]: [u8; 2]) -> Result<(), AnchorError> {
 #[cfg(test)]
 mod tests {
     use std::fs::{self, File};
+    use std::path::PathBuf;
 
     use super::*;
     use crate::mount::{DetachedTree, TreeOptions, open_source};
@@ -188,7 +173,6 @@ mod tests {
         let place = Place {
             root: tree.as_fd(),
             netns: netns.as_fd(),
-            cgroup_procs: &[],
         };
         let anchor = Anchor::start(&program(PROGRAM), place).await.unwrap();
 
@@ -234,7 +218,6 @@ mod tests {
         let place = Place {
             root: tree.as_fd(),
             netns: netns.as_fd(),
-            cgroup_procs: &[],
         };
         let Anchor { process, _lifeline } = Anchor::start(&program(PROGRAM), place).await.unwrap();
         drop(_lifeline);
@@ -249,7 +232,6 @@ mod tests {
         let place = Place {
             root: tree.as_fd(),
             netns: not_a_netns.as_fd(),
-            cgroup_procs: &[],
         };
         let error = Anchor::start(&program(PROGRAM), place)
             .await

@@ -127,6 +127,21 @@ impl Cgroup {
             .collect()
     }
 
+    /// Moves a process in. The first move in a while waits for the whole machine, some 15 ms.
+    ///
+    /// # Errors
+    /// Names the file the kernel refused.
+    pub fn enter(&self, pid: u32) -> Result<(), CgroupError> {
+        for path in self.procs() {
+            fs::write(&path, pid.to_string()).map_err(|source| CgroupError::Set {
+                path,
+                value: pid.to_string(),
+                source,
+            })?;
+        }
+        Ok(())
+    }
+
     /// Sets the limits of memory, cpu and pids that `resources` names; the others stay.
     ///
     /// # Errors

@@ -137,9 +137,7 @@ fn sleeper() -> Child {
 fn a_process_joins_everywhere_is_killed_and_leaves_nothing() {
     let (scratch, cgroup) = Scratch::new("join");
     let mut child = sleeper();
-    for procs in cgroup.procs() {
-        fs::write(procs, child.id().to_string()).unwrap();
-    }
+    cgroup.enter(child.id()).unwrap();
     let places = fs::read_to_string(format!("/proc/{}/cgroup", child.id())).unwrap();
     for line in places.lines() {
         assert!(line.ends_with(scratch.0.to_str().unwrap()), "{line}");

@@ -48,11 +48,27 @@ impl Inner {
         let pid = self.start_anchor(entry, "").await?;
         // Nobody else sets it.
         entry.pid.set(pid).ok();
+        let entering = enter_cgroup(entry, pid);
+        if entry.hooks.create_runtime.is_empty() {
+            let (entered, created) = tokio::join!(entering, self.create_in_guest(request, entry, spec));
+            return entered.and(created);
+        }
+        // A hook finds everything in its place.
+        entering.await?;
         hooks::run(
             &entry.hooks.create_runtime,
             &entry.hook_state(HookStatus::Creating),
         )
         .await?;
+        self.create_in_guest(request, entry, spec).await
+    }
+
+    async fn create_in_guest(
+        &self,
+        request: &ContainerRequest,
+        entry: &Entry,
+        spec: Vec<u8>,
+    ) -> Result<(), SandboxError> {
         let (stdio, streams) = self.agent.open_streams(request.stdio)?;
         let create = CreateContainer {
             container_id: entry.id.clone(),
@@ -159,11 +175,9 @@ impl Inner {
     ) -> Result<u32, SandboxError> {
         let host = &self.machine().host;
         let root = host.share.root_tree(&entry.id)?;
-        let procs = entry.cgroup().map(|cgroup| cgroup.procs()).unwrap_or_default();
         let place = Place {
             root: root.as_fd(),
             netns: host.netns.as_fd(),
-            cgroup_procs: &procs,
         };
         let anchor = Anchor::start(&self.anchor_program, place).await?;
         let (pid, identity, watch) = (anchor.pid(), anchor.identity(), anchor.watch());
@@ -176,7 +190,7 @@ impl Inner {
             container,
             exec_id.to_owned(),
         ));
-        // Anchors of execs end with the shim, and with the cgroup, without being written down.
+        // Anchors of execs end with the shim without being written down.
         if exec_id.is_empty() {
             host.record.update(|state| {
                 if let Some(container) = state.containers.get_mut(&entry.id) {
@@ -206,6 +220,21 @@ impl Inner {
         if let Err(error) = self.release(entry).await {
             tracing::warn!(container = entry.id, "after a failed create: {error}");
         }
+    }
+}
+
+/// Moves init's anchor into the container's cgroup. Those of execs stay in the shim's: each move can cost more
+/// than the whole exec, and nobody looks for them.
+async fn enter_cgroup(entry: &Entry, pid: u32) -> Result<(), SandboxError> {
+    let Some(cgroup) = entry.cgroup() else {
+        return Ok(());
+    };
+    match tokio::task::spawn_blocking(move || cgroup.enter(pid)).await {
+        Ok(result) => Ok(result?),
+        Err(_) => Err(SandboxError::new(
+            ErrorKind::Internal,
+            "entering the cgroup panicked",
+        )),
     }
 }
 
