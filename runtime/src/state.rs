@@ -50,8 +50,6 @@ pub struct SandboxState {
     pub fs_server: Option<ProcessIdentity>,
     /// Mount points outside the containers' own, in the order they were made.
     pub mounts: Vec<PathBuf>,
-    /// The network namespace the sandbox made, if it did.
-    pub network_namespace: Option<PathBuf>,
     /// Where the tap is and what else was put there.
     pub network: Option<NetworkState>,
     /// Directories below cgroup mounts that the sandbox made, in the order they were made.
@@ -99,12 +97,8 @@ pub struct ContainerState {
     pub bundle: PathBuf,
     /// The process containerd was told.
     pub anchor: Option<ProcessIdentity>,
-    /// The anchors of execs.
-    pub exec_anchors: Vec<ProcessIdentity>,
     /// Mount points, in the order they were made.
     pub mounts: Vec<PathBuf>,
-    /// Loop devices that serve this container's images.
-    pub loop_devices: Vec<PathBuf>,
     /// Directories below cgroup mounts, in the order they were made.
     pub cgroups: Vec<PathBuf>,
     /// Hooks to run once the container is gone.

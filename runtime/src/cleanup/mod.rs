@@ -191,13 +191,8 @@ fn container_of(
     until: Instant,
     failures: &mut Failures,
 ) {
-    for anchor in container
-        .anchor
-        .iter()
-        .chain(&container.exec_anchors)
-        .filter(|_| this_boot)
-    {
-        processes::kill(anchor);
+    if let Some(anchor) = container.anchor.filter(|_| this_boot) {
+        processes::kill(&anchor);
     }
     let rootfs = container.bundle.join("rootfs");
     for point in container.mounts.iter().rev() {

@@ -31,6 +31,7 @@ impl Pump {
     pub async fn run(mut self) {
         let end = self.until_end().await;
         let reason = self.reason(end).await;
+        self.machine.host.record.note_end(&reason);
         for entry in self.registry.all() {
             entry.end_anchors().await;
         }

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
-use crate::state::{SandboxState, StateError};
+use crate::state::{Phase, SandboxState, StateError};
 
 /// The state in memory and on disk, changed together.
 #[derive(Debug)]
@@ -27,6 +27,18 @@ impl Record {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         change(&mut state);
         state.write(&self.directory)
+    }
+
+    /// Notes why the sandbox has ended, unless it is being shut down: then its directory may be gone already.
+    pub fn note_end(&self, reason: &str) {
+        let phase = self.state.lock().unwrap_or_else(PoisonError::into_inner).phase;
+        if phase == Phase::Draining {
+            return;
+        }
+        self.forget(|state| {
+            state.phase = Phase::Failed;
+            state.reason = Some(reason.to_owned());
+        });
     }
 
     /// [`Record::update`] where a full disk must not stand in the way: what the file names beyond what is

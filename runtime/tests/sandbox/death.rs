@@ -9,7 +9,7 @@ use bulkhead_runtime::cleanup;
 use bulkhead_runtime::config::Config;
 use bulkhead_runtime::process::ProcessIdentity;
 use bulkhead_runtime::sandbox::{ErrorKind, Sandbox, SandboxEvent};
-use bulkhead_runtime::state::SandboxState;
+use bulkhead_runtime::state::{Phase, SandboxState};
 use rustix::process::{Signal, pidfd_send_signal};
 
 use crate::rig::{Rig, within};
@@ -64,6 +64,10 @@ async fn a_vm_that_dies_takes_its_containers_along_and_can_be_cleaned_up() {
             !Path::new("/proc").join(container.pid().to_string()).exists(),
             "the anchor outlives the VM"
         );
+        let told = SandboxState::read(&rig.config.state_dir.join("test/s1"))
+            .unwrap()
+            .unwrap();
+        assert_eq!((told.phase, told.reason), (Phase::Failed, Some(reason)));
         assert_eq!(within(running.events.recv()).await, None);
         assert_eq!(
             within(container.pause()).await.unwrap_err().kind(),
