@@ -1,9 +1,15 @@
-//! One sandbox on the host.
+//! One sandbox on the host: a VM, the containers in it, and everything they hold here.
+//!
+//! The shim uses [`sandbox`], and [`cleanup`] for a sandbox whose shim is gone. Below that, each module has one
+//! idea: [`vmm`] starts a VM and [`process`] owns its processes; [`share`], [`rootfs`] and [`mount`] show it
+//! files, [`network`] a network, [`agent`] talks to its agent; [`anchor`] and [`cgroup`] stand for its
+//! containers on the host, [`hooks`] runs what their specs ask for there; [`state`] is what is on disk, and
+//! [`undo`] how every step is taken back. docs/host-resources.md says who owns what.
 #![deny(unsafe_code)]
 
-mod cache;
 pub mod agent;
 pub mod anchor;
+mod cache;
 pub mod cgroup;
 pub mod cleanup;
 pub mod config;

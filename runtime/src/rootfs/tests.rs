@@ -142,3 +142,48 @@ fn orders_to_the_mount_manager_are_refused() {
     let error = mount_all(&mounts, Path::new("/nowhere"), &mut undo).unwrap_err();
     assert!(matches!(error, RootfsError::Unsupported(_)), "{error}");
 }
+
+/// CVE-2021-30465: an image's directory becomes a link between the look and the mount.
+#[test]
+fn a_target_that_is_swapped_for_a_link_is_never_left_by() {
+    const ROUNDS: usize = 300;
+    in_private_mounts(|| {
+        let (layer, outside) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let (inside, link) = (layer.path().join("inside"), layer.path().join("link"));
+        fs::create_dir(&inside).unwrap();
+        std::os::unix::fs::symlink(outside.path(), &link).unwrap();
+        let root = mount_of("bind", layer.path().to_str().unwrap(), &["rbind"]);
+        let nested = RootfsMount {
+            target: "inside".into(),
+            ..mount_of("tmpfs", "tmpfs", &[])
+        };
+        let done = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let swapper = scope.spawn(|| {
+                let exchange = rustix::fs::RenameFlags::EXCHANGE;
+                let at = rustix::fs::CWD;
+                while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                    // Fails while something is mounted there.
+                    rustix::fs::renameat_with(at, &inside, at, &link, exchange).ok();
+                }
+            });
+            let (mut mounted, mut refused) = (0, 0);
+            for _ in 0..ROUNDS {
+                let bundle = tempfile::tempdir().unwrap();
+                let mut undo = Undo::new();
+                match mount_all(&[root.clone(), nested.clone()], bundle.path(), &mut undo) {
+                    Ok(()) => mounted += 1,
+                    Err(_) => refused += 1,
+                }
+                assert_eq!(mounts_below(outside.path()).unwrap(), Vec::<PathBuf>::new());
+                undo.run().unwrap();
+            }
+            done.store(true, std::sync::atomic::Ordering::Relaxed);
+            swapper.join().unwrap();
+            assert!(
+                mounted > 0 && refused > 0,
+                "{mounted} mounted, {refused} refused: no race"
+            );
+        });
+    });
+}
