@@ -22,7 +22,7 @@ use crate::hooks::{self, HookState, HookStatus};
 use crate::mount::{self, MountError, mounts_below};
 use crate::network::Netns;
 use crate::process::{ProcessIdentity, boot_id};
-use crate::sandbox::directory::{self, LOCK};
+use crate::sandbox::directory;
 use crate::state::{ContainerState, NetworkState, Phase, SandboxState, StateError};
 
 /// containerd kills `delete` after 5 s; hooks get what is left of this.
@@ -236,10 +236,6 @@ fn run_poststop(id: &str, container: &ContainerState, until: Instant) {
 
 /// Clears a directory whose lock the caller holds, and in which therefore nothing runs.
 pub(crate) fn leftovers(directory: &Path) -> Result<(), CleanupError> {
-    let read = |source| CleanupError::Read {
-        path: directory.into(),
-        source,
-    };
     let mut failures = Failures::default();
     if let Ok(Some(state)) = SandboxState::read(directory) {
         tracing::info!(
@@ -253,18 +249,12 @@ pub(crate) fn leftovers(directory: &Path) -> Result<(), CleanupError> {
         failures.note(remove_cgroups(&state.cgroups));
     }
     unmount_below(directory)?;
-    for entry in fs::read_dir(directory).map_err(read)? {
-        let path = entry.map_err(read)?.path();
-        if path.ends_with(LOCK) {
-            continue;
-        }
-        let removed = if path.is_dir() {
-            fs::remove_dir_all(&path)
-        } else {
-            fs::remove_file(&path)
-        };
-        failures.note(removed.map_err(|source| CleanupError::Remove { path, source }));
-    }
+    failures.note(
+        directory::clear(directory).map_err(|source| CleanupError::Remove {
+            path: directory.into(),
+            source,
+        }),
+    );
     failures.result()
 }
 

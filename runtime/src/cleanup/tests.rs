@@ -278,7 +278,7 @@ fn leftovers_are_cleared_under_the_lock() {
             .unwrap()
             .map(|e| e.unwrap().file_name())
             .collect();
-        assert_eq!(names, [LOCK]);
+        assert_eq!(names, [directory::LOCK]);
         leftovers(&left.directory()).unwrap();
     });
 }

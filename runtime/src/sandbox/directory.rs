@@ -80,21 +80,53 @@ pub(crate) fn open_lock(directory: &Path) -> io::Result<File> {
 }
 
 /// Removes the directory and what is in it, unless something is mounted in there: that is never ours to
-/// delete. Removes the namespace's directory too, if this was its last sandbox.
+/// delete. Removes the namespace's directory too, if this was its last sandbox. The caller holds the lock.
 pub(crate) fn remove(directory: &Path) -> io::Result<()> {
     let mounts = mounts_below(directory).map_err(io::Error::other)?;
     if let Some(mount) = mounts.first() {
         return Err(io::Error::other(format!("{} is still mounted", mount.display())));
     }
-    match fs::remove_dir_all(directory) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
+    clear(directory)?;
+    // The lock goes last: from then on the directory is a successor's, who may have put a lock of its own.
+    found(fs::remove_file(directory.join(LOCK)))?;
+    match found(fs::remove_dir(directory)) {
+        Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => return Ok(()),
+        other => other?,
     }
     if let Some(namespace) = directory.parent() {
         // Fails as long as another sandbox is in there.
         fs::remove_dir(namespace).ok();
     }
     Ok(())
+}
+
+/// Removes everything in the directory but the lock.
+pub(crate) fn clear(directory: &Path) -> io::Result<()> {
+    let entries = match fs::read_dir(directory) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        entries => entries?,
+    };
+    for entry in entries {
+        let entry = entry?;
+        if entry.file_name() == LOCK {
+            continue;
+        }
+        let removed = if entry.file_type()?.is_dir() {
+            fs::remove_dir_all(entry.path())
+        } else {
+            fs::remove_file(entry.path())
+        };
+        found(removed).map_err(|e| io::Error::new(e.kind(), format!("{}: {e}", entry.path().display())))?;
+    }
+    Ok(())
+}
+
+/// What is gone already need not be removed.
+fn found(result: io::Result<()>) -> io::Result<()> {
+    match result {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
 }
 
 #[cfg(test)]
@@ -120,6 +152,34 @@ mod tests {
                 fs::metadata(directory.join(LOCK)).unwrap().ino()
             );
         });
+    }
+
+    /// Enough turns for the two to meet at every step of a removal.
+    const TURNS: usize = 300;
+
+    #[test]
+    fn a_successor_loses_nothing_to_the_removal_of_its_predecessor() {
+        let state_dir = tempfile::tempdir().unwrap();
+        let directory = path_of(state_dir.path(), "ns", "s1");
+        let live = |name: &str| {
+            for _ in 0..TURNS {
+                let lock = claim(&directory, PATIENCE).unwrap();
+                fs::write(directory.join(name), name).unwrap();
+                let mut names: Vec<_> = fs::read_dir(&directory)
+                    .unwrap()
+                    .map(|e| e.unwrap().file_name())
+                    .collect();
+                names.sort();
+                assert_eq!(names, [name, LOCK]);
+                remove(&directory).unwrap();
+                drop(lock);
+            }
+        };
+        std::thread::scope(|scope| {
+            scope.spawn(|| live("a"));
+            scope.spawn(|| live("b"));
+        });
+        assert!(!directory.exists());
     }
 
     #[test]
