@@ -25,7 +25,7 @@ impl Service {
         };
         let service = self.clone();
         let created = Self::detached(async move { service.create_container(request).await }).await;
-        caller.is_answered();
+        caller.answered();
         created
     }
 
@@ -96,7 +96,7 @@ struct Caller<'a> {
 }
 
 impl Caller<'_> {
-    fn is_answered(mut self) {
+    fn answered(mut self) {
         self.id = None;
     }
 }
