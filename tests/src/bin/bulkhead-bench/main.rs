@@ -13,6 +13,7 @@ mod streams;
 
 use bulkhead_tests::Daemon;
 use bulkhead_tests::daemon::RUNC;
+use bulkhead_tests::leak::Baseline;
 use bulkhead_tests::settings::Settings;
 use clap::Parser;
 
@@ -127,6 +128,7 @@ fn main() -> Result<(), String> {
     } else {
         vec![REFERENCE]
     };
+    let baseline = Baseline::of(&daemon);
     for bench in wanted {
         eprintln!("{} ...", bench.name);
         let rig = Rig {
@@ -136,7 +138,10 @@ fn main() -> Result<(), String> {
         };
         report::print(&(bench.run)(&rig), arguments.json);
     }
-    Ok(())
+    match baseline.wait_restored(&daemon) {
+        left if left.is_empty() => Ok(()),
+        left => Err(format!("left behind: {}", left.join(", "))),
+    }
 }
 
 // === impl Rig ===
