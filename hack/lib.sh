@@ -7,6 +7,13 @@ CACHE=${XDG_CACHE_HOME:-$HOME/.cache}/bulkhead
 export DEBIAN_FRONTEND=noninteractive
 mkdir -p "$CACHE"
 
+# CI tests a new clone each time: what it compiled of other people's crates is kept, up to a size that a few
+# dozen clones reach.
+if [[ ${CI-} == true ]]; then
+  export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$CACHE/target}
+  [[ -d $CARGO_TARGET_DIR && $(du -s --block-size=1G "$CARGO_TARGET_DIR" | cut -f1) -ge 20 ]] && rm -rf "$CARGO_TARGET_DIR"
+fi
+
 say() { printf '%s\n' "$*" >&2; }
 die() {
   say "error: $*"
