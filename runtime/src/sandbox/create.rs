@@ -4,11 +4,13 @@ use std::collections::BTreeMap;
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Instant;
 
 use bulkhead_agent_protocol::message::{Body, CreateContainer, Delete};
 use bulkhead_oci::PidNamespace;
 
 use super::registry::{Entry, Resources, lock};
+use super::timings::CreateTimings;
 use super::{ContainerRequest, ErrorKind, Inner, SandboxError, bereaved, deadlines};
 use crate::anchor::{self, Anchor, Place};
 use crate::cgroup;
@@ -44,23 +46,34 @@ impl Inner {
     ) -> Result<(), SandboxError> {
         let spec = serde_json::to_vec(&request.plan.guest)
             .map_err(|error| SandboxError::doing(ErrorKind::Internal, "spec", &error))?;
+        let begun = Instant::now();
         self.prepare(Arc::clone(request), Arc::clone(entry)).await?;
+        let prepared = begun.elapsed();
         let pid = self.start_anchor(entry, "").await?;
+        let anchored = begun.elapsed();
         // Nobody else sets it.
         entry.pid.set(pid).ok();
         let entering = enter_cgroup(entry, pid);
         if entry.hooks.create_runtime.is_empty() {
             let (entered, created) = tokio::join!(entering, self.create_in_guest(request, entry, spec));
-            return entered.and(created);
+            entered.and(created)?;
+        } else {
+            // A hook finds everything in its place.
+            entering.await?;
+            hooks::run(
+                &entry.hooks.create_runtime,
+                &entry.hook_state(HookStatus::Creating),
+            )
+            .await?;
+            self.create_in_guest(request, entry, spec).await?;
         }
-        // A hook finds everything in its place.
-        entering.await?;
-        hooks::run(
-            &entry.hooks.create_runtime,
-            &entry.hook_state(HookStatus::Creating),
-        )
-        .await?;
-        self.create_in_guest(request, entry, spec).await
+        let timings = CreateTimings {
+            host: prepared,
+            anchor: anchored - prepared,
+            guest: begun.elapsed() - anchored,
+        };
+        tracing::info!(container = entry.id, ?timings, "container is made");
+        Ok(())
     }
 
     async fn create_in_guest(

@@ -1,4 +1,4 @@
-//! Where the time of a launch goes.
+//! Where the time of a launch and of a create goes.
 
 use std::time::Duration;
 
@@ -23,4 +23,15 @@ pub struct Timings {
     pub guest_kernel: Duration,
     /// The guest's own count, kernel start to HELLO.
     pub guest_ready: Duration,
+}
+
+/// How long each phase of a container's creation took, once its sandbox was up.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct CreateTimings {
+    /// Mounts, share and cgroup.
+    pub host: Duration,
+    /// Until the anchor ran.
+    pub anchor: Duration,
+    /// The anchor's move into its cgroup, the hooks, and the guest's part, up to an init that waits.
+    pub guest: Duration,
 }

@@ -74,29 +74,34 @@ pub fn end(task: &Task<'_>) {
     task.delete();
 }
 
-/// The phases of a log line such as `… timings="Timings { host: 63.4ms, boot: 2.5s }"`, in ms.
+/// The phases of the log's lines such as `… timings="Timings { host: 63.4ms, boot: 2.5s }"`, in ms: of the
+/// sandbox's launch as `boot`, and of the container's creation. Nothing before both are there.
 fn phases(log: &str) -> Vec<(String, f64)> {
-    let Some(line) = log.lines().rev().find(|line| line.contains("timings=")) else {
+    let (Some(boot), Some(create)) = (
+        timings(log, "Timings", "boot"),
+        timings(log, "CreateTimings", "create"),
+    ) else {
         return Vec::new();
     };
-    let Some((_, list)) = line.split_once("timings=") else {
-        return Vec::new();
-    };
-    let list = list
-        .trim_start_matches(['"', '\\'])
-        .trim_start_matches("Timings")
-        .trim_start_matches([' ', '{']);
-    let list = list.split('}').next().unwrap_or_default();
+    boot.into_iter().chain(create).collect()
+}
+
+/// The phases in the newest line with a structure `kind`.
+fn timings(log: &str, kind: &str, prefix: &str) -> Option<Vec<(String, f64)>> {
+    let opening = format!("{kind} {{");
+    let list = log.lines().rev().find_map(|line| {
+        let list = line.split_once("timings=")?.1.trim_start_matches(['"', '\\']);
+        list.strip_prefix(&opening)?.split('}').next()
+    })?;
     let phase = |item: &str| {
         let (name, time) = item.split_once(':')?;
-        let name = if name.trim() == "boot" {
-            "boot".to_owned()
-        } else {
-            format!("boot.{}", name.trim())
+        let name = match name.trim() {
+            name if name == prefix => name.to_owned(),
+            name => format!("{prefix}.{name}"),
         };
         Some((name, milliseconds(time.trim())?))
     };
-    list.split(',').filter_map(phase).collect()
+    Some(list.split(',').filter_map(phase).collect())
 }
 
 /// A time as Rust prints durations, in ms.
@@ -113,12 +118,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn phases_are_read_from_a_log_line() {
-        let line = r#"level=info msg="sandbox is up" timings="Timings { host: 63.5ms, boot: 2.5s, x: 7µs }""#;
-        let expected = [("boot.host", 63.5), ("boot", 2500.0), ("boot.x", 0.007)];
+    fn phases_are_read_from_log_lines() {
+        let boot = r#"level=info msg="sandbox is up" timings="Timings { host: 63.5ms, boot: 2.5s, x: 7µs }""#;
+        let create = r#"level=info msg="container is made" timings="CreateTimings { guest: 9ms }""#;
+        let expected = [
+            ("boot.host", 63.5),
+            ("boot", 2500.0),
+            ("boot.x", 0.007),
+            ("create.guest", 9.0),
+        ];
         assert_eq!(
-            phases(line),
+            phases(&format!("{boot}\n{create}\n")),
             expected.map(|(name, value)| (name.to_owned(), value))
         );
+        assert!(phases(boot).is_empty());
     }
 }
