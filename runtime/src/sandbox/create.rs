@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 
-use bulkhead_agent_protocol::message::{Body, CreateContainer, Delete};
+use bulkhead_agent_protocol::message::{Body, CreateContainer};
 use bulkhead_oci::PidNamespace;
 
 use super::registry::{Entry, Resources, lock};
@@ -216,19 +216,9 @@ impl Inner {
 
     /// After a failed create. `createRuntime` hooks that ran have a right to their `poststop`.
     async fn undo_create(self: &Arc<Self>, entry: &Arc<Entry>) {
-        let delete = Delete {
-            container_id: entry.id.clone(),
-            exec_id: String::new(),
-        };
         // The guest may have made it after all, or never have heard of it.
-        match self
-            .agent
-            .order("Delete", Body::Delete(delete), deadlines::ORDER)
-            .await
-        {
-            Ok(()) => {}
-            Err(error) if error.is_not_found() => {}
-            Err(error) => tracing::warn!(container = entry.id, "after a failed create: {error}"),
+        if let Err(error) = self.delete_in_guest(entry).await {
+            tracing::warn!(container = entry.id, "after a failed create: {error}");
         }
         if let Err(error) = self.release(entry).await {
             tracing::warn!(container = entry.id, "after a failed create: {error}");

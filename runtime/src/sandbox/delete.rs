@@ -8,29 +8,33 @@ use tokio::time::{Instant, timeout_at};
 
 use super::registry::{Entry, Resources};
 use super::{ErrorKind, Inner, SandboxError, deadlines};
+use crate::agent::AgentError;
 use crate::hooks::{self, HookStatus};
 use crate::state::Phase;
 
 impl Inner {
     /// Removes a container from the guest, if there is one, and from the host.
     pub(super) async fn delete(self: &Arc<Self>, entry: &Arc<Entry>) -> Result<(), SandboxError> {
-        if self.is_vm_alive() {
-            let delete = Delete {
-                container_id: entry.id.clone(),
-                exec_id: String::new(),
-            };
-            match self
-                .agent
-                .order("Delete", Body::Delete(delete), deadlines::ORDER)
-                .await
-            {
-                Ok(()) => {}
-                Err(error) if error.is_not_found() => {}
-                // What is left in the guest ends with the VM; the host's part must not wait for it.
-                Err(error) => tracing::warn!(container = entry.id, "delete in the guest: {error}"),
-            }
+        if self.is_vm_alive()
+            && let Err(error) = self.delete_in_guest(entry).await
+        {
+            // What is left in the guest ends with the VM; the host's part must not wait for it.
+            tracing::warn!(container = entry.id, "delete in the guest: {error}");
         }
         self.release(entry).await
+    }
+
+    /// Has the agent remove the container; one that the guest does not know is removed.
+    pub(super) async fn delete_in_guest(&self, entry: &Entry) -> Result<(), AgentError> {
+        let delete = Delete {
+            container_id: entry.id.clone(),
+            exec_id: String::new(),
+        };
+        let order = self.agent.order("Delete", Body::Delete(delete), deadlines::ORDER);
+        match order.await {
+            Err(error) if error.is_not_found() => Ok(()),
+            done => done,
+        }
     }
 
     /// Gives everything of a container on the host back, runs its poststop hooks, and frees its id. Done by
