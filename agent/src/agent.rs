@@ -163,7 +163,7 @@ impl Agent {
 
 /// The container's counters, unless the host has them already.
 pub fn fresh_stats(id: &str, container: &mut Container) -> Option<Stats> {
-    let stats = stats::read(id, &container.cgroup);
+    let stats = stats::read(id, &container.cgroup, container.other_pids());
     if container.last_stats.as_ref() == Some(&stats) {
         return None;
     }

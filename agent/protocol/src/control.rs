@@ -14,6 +14,8 @@ use crate::message::{Body, Envelope, ExitStatus, Hello, Outcome, Reply, Stats};
 pub const MAX_TEXT: usize = 4 << 10;
 /// Longest container or exec id, as containerd allows it.
 pub const MAX_ID: usize = 76;
+/// Most pids that `Stats` lists: far more than a person reads, and 16 KiB of the host's memory.
+pub const MAX_OTHER_PIDS: usize = 4096;
 /// Most entries of a map or list of `Stats`: `memory.stat` has about 70, a guest a few disks.
 const MAX_STATS: usize = 512;
 
@@ -105,7 +107,6 @@ fn check(body: &Body) -> Result<(), &'static str> {
 }
 
 fn check_reply(reply: &Reply) -> Result<(), &'static str> {
-    let pid = |pid: u32| pid != 0 && i32::try_from(pid).is_ok();
     match &reply.outcome {
         None => Err("outcome"),
         Some(Outcome::Done(_)) => Ok(()),
@@ -121,6 +122,10 @@ fn check_reply(reply: &Reply) -> Result<(), &'static str> {
     }
 }
 
+fn pid(pid: u32) -> bool {
+    pid != 0 && i32::try_from(pid).is_ok()
+}
+
 fn check_stats(stats: &Stats) -> Result<(), &'static str> {
     // The keys become names of metrics.
     let name = |key: &str| {
@@ -130,6 +135,8 @@ fn check_stats(stats: &Stats) -> Result<(), &'static str> {
         Err("memory_stat")
     } else if stats.io.len() > MAX_STATS {
         Err("io")
+    } else if stats.other_pids.len() > MAX_OTHER_PIDS || !stats.other_pids.iter().copied().all(pid) {
+        Err("other_pids")
     } else {
         Ok(())
     }

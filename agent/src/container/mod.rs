@@ -25,6 +25,7 @@ use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
+use bulkhead_agent_protocol::control::MAX_OTHER_PIDS;
 use bulkhead_agent_protocol::message::Stats;
 use oci_spec::runtime::LinuxSeccomp;
 
@@ -112,6 +113,31 @@ impl Container {
         }
         self.process_mut(exec_id)
             .ok_or_else(|| Failure::not_found(format!("process {exec_id} not found")))
+    }
+
+    /// Pids of the processes that the host has not asked for itself. One that is being made cannot be told
+    /// from those: then the last list stands.
+    pub fn other_pids(&self) -> Vec<u32> {
+        if self.execs.values().any(|exec| matches!(exec, Exec::Starting(_))) {
+            return self
+                .last_stats
+                .as_ref()
+                .map(|stats| stats.other_pids.clone())
+                .unwrap_or_default();
+        }
+        let is_known = |pid: &i32| {
+            *pid == self.init.pid
+                || self
+                    .execs
+                    .values()
+                    .any(|exec| matches!(exec, Exec::Process(process) if process.pid == *pid))
+        };
+        // What the kernel does not say is left out, as with the counters.
+        let pids = self.cgroup.processes().unwrap_or_default().into_iter();
+        pids.filter(|pid| !is_known(pid))
+            .filter_map(|pid| u32::try_from(pid).ok())
+            .take(MAX_OTHER_PIDS)
+            .collect()
     }
 
     /// Whether any further process is being made or alive.

@@ -46,7 +46,7 @@ const MEMORY_KEYS: [&str; 31] = [
 const MAX_DEVICES: usize = 64;
 
 /// Reads every counter of the container's cgroup; what the kernel does not have is 0.
-pub fn read(container_id: &str, cgroup: &Cgroup) -> Stats {
+pub fn read(container_id: &str, cgroup: &Cgroup, other_pids: Vec<u32>) -> Stats {
     let text = |name: &str| fs::read_to_string(cgroup.file(name)).unwrap_or_default();
     let (cpu, events, memory) = (text("cpu.stat"), text("memory.events"), text("memory.stat"));
     let (cpu, events, memory) = (keyed(&cpu), keyed(&events), keyed(&memory));
@@ -83,6 +83,7 @@ pub fn read(container_id: &str, cgroup: &Cgroup) -> Stats {
             .filter_map(io_line)
             .take(MAX_DEVICES)
             .collect(),
+        other_pids,
     }
 }
 

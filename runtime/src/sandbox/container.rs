@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
+use bulkhead_agent_protocol::control::MAX_OTHER_PIDS;
 use bulkhead_agent_protocol::message::{
-    Body, Delete, Exec, Outcome, Pause, Pids, ProcessInfo, ResizePty, Resume, StartContainer, Stats, Update,
+    Body, Delete, Exec, Outcome, Pause, Pids, ResizePty, Resume, StartContainer, Stats, Update,
 };
 use oci_spec::runtime::{LinuxResources, Process};
 
@@ -180,18 +181,35 @@ impl Container {
         Ok(())
     }
 
-    /// The container's processes in the guest, init first.
+    /// Guest pids of the processes that are neither init nor a started exec, as the guest told them last;
+    /// never waits for the guest.
+    pub fn other_pids(&self) -> Vec<u32> {
+        lock(&self.entry.stats)
+            .as_deref()
+            .map(|stats| stats.other_pids.clone())
+            .unwrap_or_default()
+    }
+
+    /// Asks the guest for its processes now; otherwise it tells them once a second.
     ///
     /// # Errors
     /// The guest could not.
-    pub async fn pids(&self) -> Result<Vec<ProcessInfo>, SandboxError> {
+    pub async fn refresh_other_pids(&self) -> Result<(), SandboxError> {
         let pids = Body::Pids(Pids {
             container_id: self.id(),
         });
-        match self.sandbox.agent.request("Pids", pids, deadlines::PIDS).await? {
-            Outcome::Processes(list) => Ok(list.processes),
-            _ => Err(AgentError::Nonsense { what: "Pids" }.into()),
+        let Outcome::Processes(list) = self.sandbox.agent.request("Pids", pids, deadlines::PIDS).await?
+        else {
+            return Err(AgentError::Nonsense { what: "Pids" }.into());
+        };
+        let others = list
+            .processes
+            .into_iter()
+            .filter(|process| process.exec_id.is_none());
+        if let Some(stats) = lock(&self.entry.stats).as_deref_mut() {
+            stats.other_pids = others.map(|process| process.pid).take(MAX_OTHER_PIDS).collect();
         }
+        Ok(())
     }
 
     /// The counters the guest sent last; never waits for the guest.

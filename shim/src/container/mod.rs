@@ -11,15 +11,15 @@ mod start;
 
 use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use bulkhead_agent_protocol::message::{ProcessInfo, Stats};
+use bulkhead_agent_protocol::message::Stats;
 use bulkhead_oci::runtime::{LinuxResources, Process as ProcessSpec};
 use bulkhead_runtime::sandbox;
 use containerd_shim_protos::events::task::{TaskExecAdded, TaskPaused, TaskResumed};
 use tokio::sync::watch;
-use tokio::time::timeout;
+use tokio::time::sleep;
 
 use crate::error::TaskError;
 use crate::events::Publisher;
@@ -30,9 +30,8 @@ pub use delete::Deleted;
 pub use exits::KILLED;
 use process::Process;
 
-/// How long Pids waits for the guest before it answers from memory: a daemon that starts has 5 s for this
-/// and other calls.
-const PIDS_DEADLINE: Duration = Duration::from_secs(1);
+/// How often Pids has the guest list its processes anew: who polls sees a new one soon, and costs little.
+const PIDS_FRESH: Duration = Duration::from_millis(50);
 /// The highest signal, SIGRTMAX.
 const MAX_SIGNAL: u32 = 64;
 
@@ -47,6 +46,8 @@ pub struct Container {
     processes: Mutex<Processes>,
     /// Held by Pause and Resume, so that the guest and we agree on the last of them.
     freezing: tokio::sync::Mutex<()>,
+    /// Held while a list of the guest's processes is fresh.
+    listing: Arc<tokio::sync::Mutex<()>>,
 }
 
 /// Under one lock.
@@ -71,7 +72,7 @@ pub struct Snapshot {
 /// A process and its pid, for Pids.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PidEntry {
-    /// On the host, where there is an anchor; else in the guest.
+    /// On the host for init and execs, which have an anchor there; else in the guest.
     pub pid: u32,
     /// Of a started exec.
     pub exec_id: Option<String>,
@@ -124,7 +125,8 @@ impl Container {
                 execs: HashMap::new(),
                 order: ExitOrder::default(),
             }),
-            freezing: tokio::sync::Mutex::new(()),
+            freezing: tokio::sync::Mutex::default(),
+            listing: Arc::default(),
         }
     }
 
@@ -289,56 +291,41 @@ impl Container {
         self.guest.stats()
     }
 
-    /// Every process; never empty, since a daemon that restarts takes an empty list for a leak.
-    pub async fn pids(&self) -> Vec<PidEntry> {
-        let stopped = self.lock().init.state.exit().is_some();
-        if !stopped
-            && let Ok(Ok(found)) = timeout(PIDS_DEADLINE, self.guest.pids()).await
-            && !found.is_empty()
-        {
-            return self.entries(found);
-        }
+    /// Every process, as far as the guest has told: never waits for it. Never empty, since a daemon that
+    /// restarts takes an empty list for a leak.
+    pub fn pids(&self) -> Vec<PidEntry> {
         let processes = self.lock();
-        let execs = processes
-            .execs
-            .iter()
-            .filter(|(_, exec)| exec.state.is_live() && exec.pid > 0);
-        let entry = |(id, exec): (&String, &Process)| PidEntry {
-            pid: exec.pid,
-            exec_id: Some(id.clone()),
+        let anonymous = |pid| PidEntry { pid, exec_id: None };
+        let mut entries = vec![anonymous(processes.init.pid)];
+        if processes.init.state.exit().is_some() {
+            return entries;
+        }
+        let live = |(id, exec): (&String, &Process)| {
+            (exec.state.is_live() && exec.pid > 0).then(|| PidEntry {
+                pid: exec.pid,
+                exec_id: Some(id.clone()),
+            })
         };
-        std::iter::once(PidEntry {
-            pid: processes.init.pid,
-            exec_id: None,
-        })
-        .chain(execs.map(entry))
-        .collect()
+        entries.extend(processes.execs.iter().filter_map(live));
+        entries.extend(self.guest.other_pids().into_iter().map(anonymous));
+        drop(processes);
+        self.refresh_pids();
+        entries
     }
 
-    /// Puts our pids in place of the guest's where we have reported one.
-    fn entries(&self, found: Vec<ProcessInfo>) -> Vec<PidEntry> {
-        let processes = self.lock();
-        let entry = |info: ProcessInfo| match info.exec_id.as_deref() {
-            Some("") => PidEntry {
-                pid: processes.init.pid,
-                exec_id: None,
-            },
-            Some(id) => match processes.execs.get(id) {
-                Some(exec) => PidEntry {
-                    pid: exec.pid,
-                    exec_id: Some(id.to_owned()),
-                },
-                None => PidEntry {
-                    pid: info.pid,
-                    exec_id: None,
-                },
-            },
-            None => PidEntry {
-                pid: info.pid,
-                exec_id: None,
-            },
+    /// Has the guest list its processes for the next Pids, unless the last list is fresh.
+    fn refresh_pids(&self) {
+        let Ok(listing) = self.listing.clone().try_lock_owned() else {
+            return;
         };
-        found.into_iter().map(entry).collect()
+        let guest = self.guest.clone();
+        tokio::spawn(async move {
+            if let Err(error) = guest.refresh_other_pids().await {
+                tracing::debug!(container = ?guest, "{error}");
+            }
+            sleep(PIDS_FRESH).await;
+            drop(listing);
+        });
     }
 
     fn lock(&self) -> MutexGuard<'_, Processes> {

@@ -66,7 +66,7 @@ impl Task for Service {
     }
 
     async fn pids(&self, _: &TtrpcContext, request: PidsRequest) -> Result<PidsResponse> {
-        let entries = self.container(&request.id)?.pids().await;
+        let entries = self.container(&request.id)?.pids();
         let processes = entries.into_iter().map(respond::process_info).collect();
         Ok(PidsResponse {
             processes,

@@ -94,6 +94,7 @@ pub(crate) fn sample() -> Stats {
         oom_kills: 1,
         pids_current: 3,
         pids_limit: 64,
+        other_pids: Vec::new(),
         io: vec![IoStat {
             major: 8,
             minor: 1,

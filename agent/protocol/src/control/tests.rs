@@ -69,6 +69,10 @@ fn values_no_honest_guest_sends_are_violations() {
         memory_stat: [(key.into(), 1)].into(),
         ..Stats::default()
     };
+    let others = |other_pids| Stats {
+        other_pids,
+        ..Stats::default()
+    };
     let cases = [
         (exited(None), "status"),
         (exited(Some(ExitStatus::Code(256))), "status"),
@@ -114,6 +118,8 @@ fn values_no_honest_guest_sends_are_violations() {
             }),
             "io",
         ),
+        (Body::Stats(others(vec![1; MAX_OTHER_PIDS + 1])), "other_pids"),
+        (Body::Stats(others(vec![1, 0])), "other_pids"),
     ];
     for (body, field) in cases {
         let message = entry(&body).name;
@@ -121,6 +127,7 @@ fn values_no_honest_guest_sends_are_violations() {
     }
     assert!(from_guest(exited(Some(ExitStatus::Code(255)))).is_ok());
     assert!(from_guest(Body::Stats(stat("inactive_anon"))).is_ok());
+    assert!(from_guest(Body::Stats(others(vec![1; MAX_OTHER_PIDS]))).is_ok());
 }
 
 #[test]

@@ -115,6 +115,10 @@ pub struct Stats {
     /// `memory.events`: max.
     #[prost(uint64, tag = "19")]
     pub max_events: u64,
+    /// Pids in the guest's root pid namespace of the processes that are neither init nor a started exec: at
+    /// most [`MAX_OTHER_PIDS`](crate::control::MAX_OTHER_PIDS).
+    #[prost(uint32, repeated, tag = "20")]
+    pub other_pids: Vec<u32>,
 }
 
 /// One line of `io.stat`.
