@@ -382,7 +382,7 @@ fn start_qemu(kernel: &Path, initramfs: &Path, port: &Path, share: &Path, direct
         .args(["-M", "microvm,acpi=off,rtc=on,memory-backend=memory"])
         .args([
             "-accel",
-            "tcg,thread=multi,tb-size=32",
+            "tcg,thread=multi,tb-size=128",
             "-cpu",
             "max",
             "-m",
