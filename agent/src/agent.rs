@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bulkhead_agent_protocol::link::Link;
@@ -38,6 +39,10 @@ pub struct Agent {
     pub events: mpsc::Sender<Body>,
     /// Told at each reaping.
     pub reaped: Notify,
+    /// It has been told who it is.
+    configured: AtomicBool,
+    /// The VM is to be saved: once the link has ended, it sleeps.
+    is_to_sleep: AtomicBool,
 }
 
 /// Where things are in the guest.
@@ -73,6 +78,8 @@ impl Agent {
             oom: OomWatch::new()?,
             events,
             reaped: Notify::new(),
+            configured: AtomicBool::new(false),
+            is_to_sleep: AtomicBool::new(false),
         };
         Ok((agent, queue))
     }
@@ -85,6 +92,23 @@ impl Agent {
     /// Uses another connection from now on.
     pub fn replace_link(&self, link: Link) {
         *lock(&self.link) = link;
+    }
+
+    /// Notes that this VM is somebody's from now on.
+    pub fn note_configured(&self) {
+        self.configured.store(true, Ordering::Relaxed);
+    }
+
+    /// Agrees to sleep once the link has ended, if this VM is nobody's yet. Says whether it does.
+    pub fn agree_to_sleep(&self) -> bool {
+        let agrees = self.layout.is_guest && !self.configured.load(Ordering::Relaxed);
+        self.is_to_sleep.fetch_or(agrees, Ordering::Relaxed);
+        agrees
+    }
+
+    /// Whether it has agreed to.
+    pub fn is_to_sleep(&self) -> bool {
+        self.is_to_sleep.load(Ordering::Relaxed)
     }
 
     /// Sends events in order, for ever.

@@ -30,6 +30,7 @@ use nix::time::{ClockId, clock_gettime};
 
 use agent::{Agent, Layout};
 use guest::port::{Port, wait_for_host};
+use guest::sleep::{ASLEEP_ARGUMENT, WOKEN_ARGUMENT};
 use zygote::Zygote;
 
 /// How long the host may take to come to the port after the boot: it is there before the VM, unless the
@@ -59,30 +60,45 @@ fn main() -> ExitCode {
 }
 
 fn start(started_ns: u64) -> Result<Start, String> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     if std::process::id() == 1 {
-        let booted = guest::boot::boot().map_err(|error| error.to_string())?;
+        let (zygote, port) = match words[..] {
+            [ASLEEP_ARGUMENT, fd] => {
+                let Err(error) = guest::sleep::sleep(&adopt(fd)?);
+                eprintln!("bulkhead-agent: asleep: {error}");
+                guest::shutdown::reset();
+            }
+            [WOKEN_ARGUMENT, fd] => {
+                // Marked close-on-exec before there is a zygote.
+                let port = adopt(fd)?;
+                (start_zygote()?, port)
+            }
+            // What the kernel passes on of its command line is not for us.
+            _ => {
+                let booted = guest::boot::boot().map_err(|error| error.to_string())?;
+                (booted.zygote, booted.port)
+            }
+        };
         let layout = Layout {
             bundles: PathBuf::from("/run/bulkhead"),
             cgroups: PathBuf::from(guest::mounts::CGROUPS),
             is_guest: true,
         };
         return Ok(Start {
-            zygote: booted.zygote,
-            port: booted.port,
+            zygote,
+            port,
             layout,
             started_ns,
         });
     }
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let ["--socket", fd, "--state", state] = words[..] else {
         return Err("usage: bulkhead-agent --socket FD --state DIR (or as PID 1 of a guest)".to_owned());
     };
-    let fd = fd.parse().map_err(|_| format!("no descriptor: {fd}"))?;
-    let port = sys::adopt(fd).map_err(|errno| format!("descriptor {fd}: {errno}"))?;
+    let port = adopt(fd)?;
     // Orphans of containers come to us, as they do to PID 1.
     nix::sys::prctl::set_child_subreaper(true).map_err(|errno| format!("become subreaper: {errno}"))?;
-    let zygote = Zygote::start().map_err(|errno| format!("start the zygote: {errno}"))?;
+    let zygote = start_zygote()?;
     let layout = Layout {
         bundles: PathBuf::from(state),
         cgroups: PathBuf::from("/sys/fs/cgroup"),
@@ -94,6 +110,16 @@ fn start(started_ns: u64) -> Result<Start, String> {
         layout,
         started_ns,
     })
+}
+
+/// Takes over a descriptor that an argument names.
+fn adopt(fd: &str) -> Result<OwnedFd, String> {
+    let number = fd.parse().map_err(|_| format!("no descriptor: {fd}"))?;
+    sys::adopt(number).map_err(|errno| format!("descriptor {fd}: {errno}"))
+}
+
+fn start_zygote() -> Result<Zygote, String> {
+    Zygote::start().map_err(|errno| format!("start the zygote: {errno}"))
 }
 
 /// Serves until the agent cannot go on, and says why.
@@ -127,6 +153,11 @@ async fn serve(start: Start) -> String {
         loop {
             requests::serve(&agent, &link, &mut incoming).await;
             link.closed().await;
+            if agent.is_to_sleep() {
+                let error = guest::sleep::fall_asleep(&port);
+                eprintln!("bulkhead-agent: fall asleep: {error}");
+                guest::shutdown::power_off(&agent)
+            }
             // An error is as good as a host that has gone: nobody can be talked to.
             port = match port.reopen(PATIENCE).await {
                 Ok(Some(port)) => port,

@@ -30,6 +30,8 @@ enum Then {
         exec_id: String,
         spawned: Option<Spawned>,
     },
+    /// End the link, so that the VM can be saved.
+    Sleep,
     /// Power off.
     PowerOff,
 }
@@ -106,6 +108,13 @@ async fn answer(agent: &Arc<Agent>, body: Body) -> Answer {
         Body::Delete(request) => {
             done(lifecycle::delete(agent, &request.container_id, &request.exec_id).await)
         }
+        Body::PrepareToBeSaved(_) => {
+            if agent.agree_to_sleep() {
+                Ok((Outcome::Done(Done {}), Then::Sleep))
+            } else {
+                Err(Failure::state("this VM has an owner already"))
+            }
+        }
         Body::Shutdown(_) => {
             guest::shutdown::stop_everything(agent).await;
             Ok((Outcome::Done(Done {}), Then::PowerOff))
@@ -132,6 +141,11 @@ async fn finish(agent: &Arc<Agent>, link: &Link, then: Then) {
                 // The host answers from memory, also for a container that was only just created.
                 agent.send_stats_of(&container_id);
             }
+        }
+        Then::Sleep => {
+            // A host that does not read will not save the VM either.
+            let _ = timeout(LAST_WORDS, link.flush()).await;
+            link.close();
         }
         Then::PowerOff => {
             // If the host does not read, the last words are lost and it sees the machine end instead.

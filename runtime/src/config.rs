@@ -18,6 +18,11 @@ const MAX_FILE: u64 = 64 << 10;
 /// A boot is never worth waiting for longer.
 const MAX_BOOT_SECONDS: u32 = 600;
 
+/// A node has some dozen classes at most.
+const MAX_TEMPLATES: u32 = 1024;
+/// More than this is not a limit.
+const MAX_TEMPLATES_MIB: u32 = 1 << 20;
+
 /// What the operator may choose.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -43,6 +48,14 @@ pub struct Config {
     pub boot_timeout_seconds: u32,
     /// Where running sandboxes keep their state. Lost at reboot, as they are. Default: `/run/bulkhead`.
     pub state_dir: PathBuf,
+    /// Whether VMs are restored from templates, and templates made, see [`crate::template`]. Default: true.
+    pub templates: bool,
+    /// Where templates are kept. Default: `/var/lib/bulkhead/templates`.
+    pub template_dir: PathBuf,
+    /// How many templates are kept, 1 to 1024. Default: 8.
+    pub max_templates: u32,
+    /// What templates may take on disk in all, in MiB, 1 to 1048576. Default: 1024.
+    pub max_templates_mib: u32,
 }
 
 /// The configured choice of what executes the guest.
@@ -106,6 +119,10 @@ impl Default for Config {
             default_memory_mib: 256,
             boot_timeout_seconds: 60,
             state_dir: PathBuf::from("/run/bulkhead"),
+            templates: true,
+            template_dir: PathBuf::from("/var/lib/bulkhead/templates"),
+            max_templates: 8,
+            max_templates_mib: 1024,
         }
     }
 }
@@ -177,6 +194,9 @@ impl Config {
                     MAX_BOOT_SECONDS,
                 )
             })
+            .or_else(|| number("max_templates", self.max_templates, 1, MAX_TEMPLATES))
+            .or_else(|| number("max_templates_mib", self.max_templates_mib, 1, MAX_TEMPLATES_MIB))
+            .or_else(|| absolute("template_dir", &self.template_dir))
             .or_else(|| absolute("kernel", &self.kernel))
             .or_else(|| absolute("initramfs", &self.initramfs))
             .or_else(|| absolute("helpers", &self.helpers))
@@ -260,6 +280,9 @@ mod tests {
             ("boot_timeout_seconds = 601", "boot_timeout_seconds"),
             ("kernel = \"vmlinux\"", "kernel"),
             ("state_dir = \"run\"", "state_dir"),
+            ("template_dir = \"templates\"", "template_dir"),
+            ("max_templates = 0", "max_templates"),
+            ("max_templates_mib = 1048577", "max_templates_mib"),
         ] {
             match load(text).unwrap_err() {
                 ConfigError::OutOfRange { key: named, .. } => assert_eq!(named, key),

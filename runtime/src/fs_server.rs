@@ -17,6 +17,8 @@ use tokio::net::unix::pipe;
 
 use crate::process::{FIRST_FREE_FD, Launch, Placement, ProcessError, ProcessHandle};
 
+/// The program, beside the shim.
+pub const PROGRAM: &str = "bulkhead-fs";
 /// Where the server finds its listening socket.
 pub const LISTENER_FD: i32 = FIRST_FREE_FD;
 /// Where it keeps its copy of the lifecycle lock.

@@ -25,6 +25,7 @@ pub mod rootfs;
 pub mod sandbox;
 pub mod share;
 pub mod state;
+pub mod template;
 pub mod undo;
 pub mod vmm;
 

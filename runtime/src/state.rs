@@ -38,6 +38,8 @@ pub struct SandboxState {
     pub id: String,
     /// Where the sandbox is in its life.
     pub phase: Phase,
+    /// How its VM began.
+    pub origin: Origin,
     /// Why it stopped or failed, for people.
     pub reason: Option<String>,
     /// Seconds since the Unix epoch.
@@ -75,6 +77,19 @@ pub enum Phase {
     Stopped,
     /// It has ended otherwise.
     Failed,
+}
+
+/// How a VM began.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Origin {
+    /// Its kernel booted.
+    #[default]
+    Booted,
+    /// It was restored from a template.
+    Restored,
+    /// It booted because it could not be restored from the template that was there.
+    BootedInstead,
 }
 
 /// What was put into a network namespace.

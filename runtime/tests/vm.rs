@@ -205,7 +205,7 @@ async fn drain_and_quit_end_the_monitor_in_order() {
 async fn a_boot_that_fails_is_told_with_the_monitors_words() {
     let Some(rig) = Rig::new() else { return };
     let mut spec = rig.spec(None);
-    spec.kernel = rig.path("no-such-kernel");
+    spec.shape.kernel = rig.path("no-such-kernel");
     let instance = rig.qemu().launch(spec).await.unwrap();
     let death = within(instance.died()).await;
     assert_eq!(death.exit, Exit::Code(1));

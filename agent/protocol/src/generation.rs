@@ -53,6 +53,7 @@ pub fn entry(body: &Body) -> Entry {
         Body::Shutdown(_) => ("Shutdown", Role::Host, 1),
         Body::Ping(_) => ("Ping", Role::Host, 1),
         Body::ConfigureNetwork(_) => ("ConfigureNetwork", Role::Host, 1),
+        Body::PrepareToBeSaved(_) => ("PrepareToBeSaved", Role::Host, 1),
         Body::Reply(_) => ("Reply", Role::Guest, 1),
         Body::Exited(_) => ("Exited", Role::Guest, 1),
         Body::Oom(_) => ("Oom", Role::Guest, 1),

@@ -25,7 +25,7 @@ pub struct Envelope {
     /// What is said.
     #[prost(
         oneof = "Body",
-        tags = "10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 40, 41, 42, 43, 44"
+        tags = "10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 40, 41, 42, 43, 44"
     )]
     pub body: Option<Body>,
 }
@@ -78,6 +78,9 @@ pub enum Body {
     /// Set addresses and routes of the sandbox's NIC.
     #[prost(message, tag = "24")]
     ConfigureNetwork(ConfigureNetwork),
+    /// End the link and sleep until the VM has been restored.
+    #[prost(message, tag = "25")]
+    PrepareToBeSaved(PrepareToBeSaved),
 
     /// The answer to the request with the same id.
     #[prost(message, tag = "40")]

@@ -5,8 +5,10 @@ pub mod mounts;
 pub mod network;
 pub mod port;
 pub mod shutdown;
+pub mod sleep;
 
 use std::fs::OpenOptions;
+use std::io;
 use std::time::Duration;
 
 use bulkhead_agent_protocol::message::{ConfigureSandbox, FailureKind};
@@ -42,13 +44,10 @@ pub fn configure(agent: &Agent, request: &ConfigureSandbox) -> Result<(), Failur
     if !agent.layout.is_guest {
         return Ok(());
     }
-    let device = OpenOptions::new()
-        .write(true)
-        .open("/dev/urandom")
-        .map_err(|error| Failure::os(FailureKind::Other, "open /dev/urandom", &error))?;
-    sys::ioctl::add_entropy(device, &request.entropy)
-        .map_err(|errno| Failure::os(FailureKind::Other, "mix in entropy", &errno))?;
+    agent.note_configured();
+    mix_in(&request.entropy).map_err(|error| Failure::os(FailureKind::Other, "mix in entropy", &error))?;
     set_clock(agent, request.unix_time_ns)?;
+    network::take_own_address()?;
     nix::unistd::sethostname(&request.hostname)
         .map_err(|errno| Failure::os(FailureKind::Other, "set host name", &errno))
 }
@@ -61,7 +60,17 @@ pub fn set_clock(agent: &Agent, unix_time_ns: u64) -> Result<(), Failure> {
     if !agent.layout.is_guest {
         return Ok(());
     }
+    set_wall_clock(unix_time_ns)
+        .map_err(|errno| Failure::os(FailureKind::InvalidArgument, "set clock", &errno))
+}
+
+fn set_wall_clock(unix_time_ns: u64) -> nix::Result<()> {
     let time = TimeSpec::from_duration(Duration::from_nanos(unix_time_ns));
     clock_settime(ClockId::CLOCK_REALTIME, time)
-        .map_err(|errno| Failure::os(FailureKind::InvalidArgument, "set clock", &errno))
+}
+
+/// Gives the kernel's generator randomness that it credits in full, and has it start anew from it.
+fn mix_in(entropy: &[u8]) -> io::Result<()> {
+    let device = OpenOptions::new().write(true).open("/dev/urandom")?;
+    Ok(sys::ioctl::add_entropy(device, entropy)?)
 }

@@ -1,7 +1,8 @@
 //! Gives the guest's one NIC the identity of the pod's interface: name, MAC, MTU, addresses, routes,
 //! neighbours. Doing it again replaces what was.
 
-use std::fs;
+use std::fs::{self, File};
+use std::io::{self, Read};
 use std::net::IpAddr;
 
 use bulkhead_agent_protocol::message::{ConfigureNetwork, FailureKind, Neighbour, Route};
@@ -15,6 +16,7 @@ use rtnetlink::{Handle, LinkUnspec, RouteMessageBuilder, new_connection};
 use thiserror::Error;
 
 use crate::failure::Failure;
+use crate::sys;
 
 /// Most addresses, routes and neighbours taken each: a pod has a few.
 const MAX_ENTRIES: usize = 1024;
@@ -67,6 +69,23 @@ enum PlanError {
     Scope(u32),
     /// route to {0:?} mixes IPv4 and IPv6
     Family(String),
+}
+
+/// Gives the NIC, which is down, an address that no other VM's has: all of one template are restored with the
+/// same. Where the host has a network for this sandbox, [`configure`] sets the one that belongs to it.
+///
+/// # Errors
+/// The kernel refuses. A VM without a NIC needs no address.
+pub fn take_own_address() -> Result<(), Failure> {
+    let stage = "give the NIC an address of its own";
+    let Some(name) = nic_name()? else { return Ok(()) };
+    let mut address = [0; 6];
+    File::open("/dev/urandom")
+        .and_then(|mut random| random.read_exact(&mut address))
+        .map_err(|error| failed(stage, &error))?;
+    // Assigned by ourselves, to one card.
+    address[0] = address[0] & !1 | 2;
+    sys::ioctl::set_hardware_address(&name, address).map_err(|errno| failed(stage, &io::Error::from(errno)))
 }
 
 /// Configures the NIC.
@@ -284,21 +303,17 @@ fn route_message(route: &PlannedRoute, index: u32, stage: &str) -> Result<RouteM
     Ok(message.build())
 }
 
-/// The interface that has a device, which loopback and its like have not.
 fn find_nic() -> Result<u32, Failure> {
+    let name =
+        nic_name()?.ok_or_else(|| Failure::new(FailureKind::Other, "find the NIC", "the VM has no NIC"))?;
+    if_nametoindex(name.as_str()).map_err(|errno| failed("find the NIC", &io::Error::from(errno)))
+}
+
+/// The interface that has a device, which loopback and its like have not.
+fn nic_name() -> Result<Option<String>, Failure> {
     let list = fs::read_dir("/sys/class/net").map_err(|error| failed("list interfaces", &error))?;
-    for entry in list.flatten() {
-        if entry.path().join("device").exists() {
-            let name = entry.file_name();
-            return if_nametoindex(name.as_os_str())
-                .map_err(|errno| failed("find the NIC", &std::io::Error::from(errno)));
-        }
-    }
-    Err(Failure::new(
-        FailureKind::Other,
-        "find the NIC",
-        "the VM has no NIC",
-    ))
+    let nic = list.flatten().find(|entry| entry.path().join("device").exists());
+    Ok(nic.map(|entry| entry.file_name().to_string_lossy().into_owned()))
 }
 
 fn failed(stage: &str, error: &dyn std::error::Error) -> Failure {

@@ -49,8 +49,14 @@ pub async fn stop_everything(agent: &Agent) {
 /// runs with `-no-reboot`, which makes a reset the end.
 pub fn power_off(agent: &Agent) -> ! {
     if agent.layout.is_guest {
-        // It does not return; if it does, the end of PID 1 is the end of the kernel too.
-        let _ = reboot(RebootMode::RB_AUTOBOOT);
+        reset();
     }
+    std::process::exit(0);
+}
+
+/// [`power_off`], of a guest that runs nothing.
+pub fn reset() -> ! {
+    // It does not return; if it does, the end of PID 1 is the end of the kernel too.
+    let _ = reboot(RebootMode::RB_AUTOBOOT);
     std::process::exit(0);
 }

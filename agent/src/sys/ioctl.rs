@@ -77,13 +77,29 @@ pub fn open_terminal_peer(master: impl AsFd) -> nix::Result<OwnedFd> {
 /// # Errors
 /// As `SIOCSIFFLAGS`.
 pub fn bring_up(interface: &str) -> nix::Result<()> {
-    use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
-    let socket = socket(
-        AddressFamily::Inet,
-        SockType::Datagram,
-        SockFlag::SOCK_CLOEXEC,
-        None,
-    )?;
+    let mut request = interface_request(interface)?;
+    request.ifr_ifru.ifru_flags = (libc::IFF_UP | libc::IFF_RUNNING) as libc::c_short;
+    change_interface(libc::SIOCSIFFLAGS, &request)
+}
+
+/// Gives a network interface that is down another hardware address.
+///
+/// # Errors
+/// As `SIOCSIFHWADDR`.
+pub fn set_hardware_address(interface: &str, address: [u8; 6]) -> nix::Result<()> {
+    let mut request = interface_request(interface)?;
+    let mut hardware = libc::sockaddr {
+        sa_family: libc::ARPHRD_ETHER,
+        sa_data: [0; 14],
+    };
+    for (to, from) in hardware.sa_data.iter_mut().zip(address) {
+        *to = from as libc::c_char;
+    }
+    request.ifr_ifru.ifru_hwaddr = hardware;
+    change_interface(libc::SIOCSIFHWADDR, &request)
+}
+
+fn interface_request(interface: &str) -> nix::Result<libc::ifreq> {
     // SAFETY: an all-zero ifreq is a valid one.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
     if interface.len() >= request.ifr_name.len() {
@@ -92,8 +108,17 @@ pub fn bring_up(interface: &str) -> nix::Result<()> {
     for (to, from) in request.ifr_name.iter_mut().zip(interface.bytes()) {
         *to = from as libc::c_char;
     }
-    request.ifr_ifru.ifru_flags = (libc::IFF_UP | libc::IFF_RUNNING) as libc::c_short;
-    // SAFETY: `request` outlives the call, which only reads it.
-    let outcome = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS, &raw const request) };
-    Errno::result(outcome).map(drop)
+    Ok(request)
+}
+
+fn change_interface(control: libc::Ioctl, request: &libc::ifreq) -> nix::Result<()> {
+    use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
+    let socket = socket(
+        AddressFamily::Inet,
+        SockType::Datagram,
+        SockFlag::SOCK_CLOEXEC,
+        None,
+    )?;
+    // SAFETY: `request` outlives the call; the two controls that are used only read it.
+    Errno::result(unsafe { libc::ioctl(socket.as_raw_fd(), control, request) }).map(drop)
 }

@@ -92,7 +92,7 @@ impl Inner {
 
     /// Asks the guest to power off and waits for the VM's end, for as long as there is time.
     async fn power_off(&self, until: Instant, deadline: Duration) {
-        let Some(vm) = self.machine().vm.get() else { return };
+        let Some(vm) = self.machine().vm() else { return };
         let exit = vm.watch();
         let farewell = async {
             // The answer may get lost in the guest's end, which is what is waited for.
@@ -112,8 +112,7 @@ impl Inner {
 
     fn is_vm_alive(&self) -> bool {
         self.machine()
-            .vm
-            .get()
+            .vm()
             .is_some_and(|vm| vm.process().try_wait().is_none())
     }
 }

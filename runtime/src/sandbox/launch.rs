@@ -1,32 +1,29 @@
-//! From nothing to a VM whose agent is configured.
+//! From nothing to a VM whose agent is configured: restored from a template where there is one, else booted.
 
 use std::fs::File;
 use std::io::{self, Read};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bulkhead_agent_protocol::message::{Body, ConfigureSandbox};
+use bulkhead_agent_protocol::wake::{ENTROPY, Wake};
+use tokio::io::AsyncWriteExt;
 use tokio::sync::mpsc;
 
 use super::host::Host;
-use super::machine::{Machine, Owner};
+use super::machine::{Machine, Owner, Processes};
+use super::start::{self, Plan, timed};
 use super::turn::Turn;
-use super::{ErrorKind, SandboxError, SandboxRequest, Timings, deadlines};
-use crate::agent::{AgentClient, AgentError, AgentEvent};
-use crate::fs_server::{self, FsServer, FsServerSpec};
+use super::{ErrorKind, Origin, SandboxError, SandboxRequest, Timings, deadlines};
+use crate::agent::{AgentClient, AgentEvent};
 use crate::kvm;
 use crate::state::Phase;
-use crate::vmm::{Accelerator, VmSpec, Vmm};
+use crate::template::{self, Answer};
+use crate::vmm::{Start, VmInstance, Vmm};
 
-/// Program that serves the share.
-const FS_SERVER: &str = "bulkhead-fs";
-/// The kernel's pool takes 32 bytes to be seeded; twice that costs nothing.
-const ENTROPY_BYTES: usize = 64;
 /// A host name has at most 64 bytes in Linux.
 const MAX_HOSTNAME: usize = 64;
-
-/// Of the console, where a guest does not come up.
-const QUOTED_LINES: usize = 20;
 
 /// A launched VM, configured.
 pub(super) struct Launched {
@@ -34,6 +31,13 @@ pub(super) struct Launched {
     pub agent: AgentClient,
     pub events: mpsc::Receiver<AgentEvent>,
     pub timings: Timings,
+}
+
+/// A VM whose agent has been configured.
+struct Up {
+    agent: AgentClient,
+    events: mpsc::Receiver<AgentEvent>,
+    timings: Timings,
 }
 
 /// Launches. Dropping the future ends what has been started.
@@ -46,15 +50,19 @@ pub(super) async fn launch(request: &SandboxRequest, vmm: &dyn Vmm) -> Result<La
     let rise = async {
         let accelerator =
             accelerator.map_err(|error| SandboxError::doing(ErrorKind::FailedPrecondition, "KVM", &error))?;
-        // Over once the agent has answered: what follows is waiting.
-        let (_turn, waited) = timed(Turn::wait(&request.config.state_dir)).await;
-        let mut timings = start(request, vmm, owner.machine(), accelerator, tap).await?;
-        timings.turn = waited;
-        let (agent, events) = meet(request, owner.machine(), &mut timings).await?;
-        Ok((agent, events, timings))
+        let plan = Plan {
+            request,
+            vmm,
+            accelerator,
+        };
+        plan.rise(owner.machine(), &tap).await
     };
     match rise.await {
-        Ok((agent, events, mut timings)) => {
+        Ok(Up {
+            agent,
+            events,
+            mut timings,
+        }) => {
             timings.host = host_ready;
             timings.total = begun.elapsed();
             Ok(Launched {
@@ -74,7 +82,8 @@ pub(super) async fn launch(request: &SandboxRequest, vmm: &dyn Vmm) -> Result<La
     }
 }
 
-async fn prepare(request: &SandboxRequest) -> Result<(Host, std::os::fd::OwnedFd), SandboxError> {
+/// Makes everything on the host that is not a process.
+pub(super) async fn prepare(request: &SandboxRequest) -> Result<(Host, OwnedFd), SandboxError> {
     let request = request.clone();
     match tokio::task::spawn_blocking(move || Host::prepare(&request)).await {
         Ok(prepared) => prepared,
@@ -85,141 +94,119 @@ async fn prepare(request: &SandboxRequest) -> Result<(Host, std::os::fd::OwnedFd
     }
 }
 
-/// Starts the processes.
-async fn start(
-    request: &SandboxRequest,
-    vmm: &dyn Vmm,
-    machine: &Arc<Machine>,
-    accelerator: Accelerator,
-    tap: std::os::fd::OwnedFd,
-) -> Result<Timings, SandboxError> {
-    let (host, config) = (&machine.host, &request.config);
-    let lock = || {
-        host.lock()
-            .map_err(|error| SandboxError::new(ErrorKind::Internal, error.to_string()))
-    };
-    let FsServer {
-        process: mut server,
-        socket,
-    } = fs_server::spawn(FsServerSpec {
-        program: config.helper(FS_SERVER),
-        directory: host.share.path().to_owned(),
-        socket_directory: host.directory.clone(),
-        placement: host.placement.clone(),
-        lock: lock()?,
-        stderr: None,
-    })?;
-    let spec = VmSpec {
-        vcpus: request.sizing.vcpus,
-        memory_mib: request.sizing.memory_mib,
-        accelerator,
-        kernel: config.kernel.clone(),
-        initramfs: config.initramfs.clone(),
-        tap: Some(tap),
-        share: Some(socket),
-        placement: host.placement.clone(),
-        console_log: host.directory.join("console.log"),
-        lock: lock()?,
-    };
-    // The monitor waits for the server, in its turn.
-    let (ready, instance) = tokio::join!(timed(fs_server::ready(&mut server)), timed(vmm.launch(spec)));
-    let timings = Timings {
-        fs_server: ready.1,
-        vmm: instance.1,
-        ..Timings::default()
-    };
-    let identity = server.identity();
-    // Set once: this is the only caller. And before anything can fail, so that both are ended then.
-    machine.fs_server.set(server).ok();
-    let identities = match instance.0 {
-        Ok(instance) => {
-            let identities = instance.processes();
-            machine.vm.set(instance).ok();
-            identities
-        }
-        // A monitor that dies of the server's death has less to say about it.
-        Err(error) => return Err(ready.0.map_or_else(Into::into, |()| error.into())),
-    };
-    ready.0?;
-    host.record.update(|state| {
-        state.fs_server = Some(identity);
-        state.vmm = identities;
-    })?;
-    Ok(timings)
-}
-
-/// Runs `work` and tells how long it took.
-async fn timed<T>(work: impl Future<Output = T>) -> (T, Duration) {
-    let begun = Instant::now();
-    (work.await, begun.elapsed())
-}
-
-/// Waits for the agent and tells it what it is to be.
-async fn meet(
-    request: &SandboxRequest,
-    machine: &Arc<Machine>,
-    timings: &mut Timings,
-) -> Result<(AgentClient, mpsc::Receiver<AgentEvent>), SandboxError> {
-    let started = Instant::now();
-    let gone = || SandboxError::new(ErrorKind::Internal, "the VM has not been started");
-    let vm = machine.vm.get().ok_or_else(gone)?;
-    let stream = vm.take_agent().ok_or_else(gone)?;
-    let (agent, events) = AgentClient::connect(stream);
-    let deadline = request.config.boot_timeout();
-    let hello = tokio::select! {
-        // Both may be true at once; the VM's death explains the silence.
-        biased;
-        death = vm.died() => Err(SandboxError::new(ErrorKind::Unavailable, format!("the VM did not boot: {death}"))),
-        hello = agent.hello(deadline) => match hello {
-            Ok(hello) => Ok(hello),
-            Err(error) => Err(silence(vm, error).await),
-        },
-    }?;
-    let booted = started.elapsed();
-    let configuration = ConfigureSandbox {
-        hostname: request
-            .hostname
-            .as_ref()
-            .unwrap_or(&request.id)
-            .chars()
-            .take(MAX_HOSTNAME)
-            .collect(),
-        unix_time_ns: unix_time_ns(),
-        entropy: entropy().map_err(|error| SandboxError::new(ErrorKind::Internal, error.to_string()))?,
-    };
-    agent
-        .order(
-            "ConfigureSandbox",
-            Body::ConfigureSandbox(configuration),
-            deadlines::CONFIGURE,
-        )
-        .await?;
-    machine.host.record.update(|state| state.phase = Phase::Ready)?;
-    timings.boot = booted;
-    timings.configure = started.elapsed() - booted;
-    timings.guest_kernel = Duration::from_nanos(hello.agent_started_ns);
-    timings.guest_ready = Duration::from_nanos(hello.ready_ns);
-    Ok((agent, events))
-}
-
-/// Why there was no HELLO: a VM that lost its agent usually dies of it, with better words.
-async fn silence(vm: &crate::vmm::VmInstance, error: AgentError) -> SandboxError {
-    if let AgentError::Gone(_) = &error
-        && let Ok(death) = tokio::time::timeout(deadlines::AFTER_LINK, vm.died()).await
-    {
-        return SandboxError::new(ErrorKind::Unavailable, format!("the VM did not boot: {death}"));
+impl Plan<'_> {
+    /// Restores the VM if it can be, else boots it.
+    async fn rise(&self, machine: &Arc<Machine>, tap: &OwnedFd) -> Result<Up, SandboxError> {
+        let config = &self.request.config;
+        let (answer, looked) = timed(template::find(config, self.vmm, &self.shape())).await;
+        let mut up = match answer {
+            Answer::Restore(file, key) => match self.restore(machine, file, tap.as_fd()).await {
+                Ok(up) => up,
+                Err(error) => {
+                    tracing::warn!("booting instead of restoring from a template: {error}");
+                    machine.restored.end().await?;
+                    template::discard(config, &key, &error.to_string());
+                    let mut up = self.boot(machine, tap.as_fd()).await?;
+                    up.timings.origin = Origin::BootedInstead;
+                    up
+                }
+            },
+            Answer::Boot => self.boot(machine, tap.as_fd()).await?,
+            Answer::Build => {
+                let up = self.boot(machine, tap.as_fd()).await?;
+                template::build_soon(config, self.request.sizing);
+                up
+            }
+        };
+        up.timings.template = looked;
+        let origin = up.timings.origin;
+        machine.host.record.update(|state| {
+            state.origin = origin;
+            state.phase = Phase::Ready;
+        })?;
+        Ok(up)
     }
-    let lines = vm.console().last_lines(QUOTED_LINES);
-    let kind = SandboxError::from(error).kind();
-    let words = if lines.is_empty() {
-        "the console is silent".to_owned()
-    } else {
-        lines.join(" | ")
-    };
-    SandboxError::new(
-        kind,
-        format!("the guest did not come up; its console's last lines: {words}"),
-    )
+
+    async fn restore(
+        &self,
+        machine: &Machine,
+        file: OwnedFd,
+        tap: BorrowedFd<'_>,
+    ) -> Result<Up, SandboxError> {
+        let attempt = &machine.restored;
+        let start = Start::Restore(file);
+        let started = self.start(machine, attempt, start, copy(tap)?).await?;
+        let begun = Instant::now();
+        let vm = start::vm(attempt)?;
+        let mut stream = start::agent(vm)?;
+        let wake = Wake {
+            unix_time_ns: unix_time_ns(),
+            entropy: entropy()?,
+        };
+        stream
+            .write_all(&wake.encode())
+            .await
+            .map_err(|error| internal(&error))?;
+        let connection = AgentClient::connect(stream);
+        let mut up = self.meet(vm, connection, deadlines::WAKE, begun).await?;
+        up.timings.origin = Origin::Restored;
+        up.timings.fs_server = started.fs_server;
+        up.timings.vmm = started.vmm;
+        // The guest counts from the boot of the template.
+        up.timings.guest_kernel = Duration::ZERO;
+        up.timings.guest_ready = Duration::ZERO;
+        Ok(up)
+    }
+
+    async fn boot(&self, machine: &Machine, tap: BorrowedFd<'_>) -> Result<Up, SandboxError> {
+        // Over once the agent has answered: what follows is waiting.
+        let (_turn, waited) = timed(Turn::wait(&self.request.config.state_dir)).await;
+        let attempt: &Processes = &machine.booted;
+        let started = self.start(machine, attempt, Start::Boot, copy(tap)?).await?;
+        let begun = Instant::now();
+        let vm = start::vm(attempt)?;
+        let connection = AgentClient::connect(start::agent(vm)?);
+        let deadline = self.request.config.boot_timeout();
+        let mut up = self.meet(vm, connection, deadline, begun).await?;
+        up.timings.turn = waited;
+        up.timings.fs_server = started.fs_server;
+        up.timings.vmm = started.vmm;
+        Ok(up)
+    }
+
+    /// Waits for the agent and tells it what it is to be.
+    async fn meet(
+        &self,
+        vm: &VmInstance,
+        (agent, events): (AgentClient, mpsc::Receiver<AgentEvent>),
+        deadline: Duration,
+        begun: Instant,
+    ) -> Result<Up, SandboxError> {
+        let hello = start::hello(vm, &agent, deadline).await?;
+        let boot = begun.elapsed();
+        let hostname = self.request.hostname.as_ref().unwrap_or(&self.request.id);
+        let configuration = ConfigureSandbox {
+            hostname: hostname.chars().take(MAX_HOSTNAME).collect(),
+            unix_time_ns: unix_time_ns(),
+            entropy: entropy()?.to_vec(),
+        };
+        let configuration = Body::ConfigureSandbox(configuration);
+        agent
+            .order("ConfigureSandbox", configuration, deadlines::CONFIGURE)
+            .await?;
+        let timings = Timings {
+            boot,
+            configure: begun.elapsed() - boot,
+            guest_kernel: Duration::from_nanos(hello.agent_started_ns),
+            guest_ready: Duration::from_nanos(hello.ready_ns),
+            ..Timings::default()
+        };
+        Ok(Up {
+            agent,
+            events,
+            timings,
+        })
+    }
 }
 
 /// Nanoseconds since the Unix epoch; a clock before it or after the year 2554 is taken for the epoch.
@@ -228,8 +215,18 @@ pub(super) fn unix_time_ns() -> u64 {
     u64::try_from(since.as_nanos()).unwrap_or_default()
 }
 
-fn entropy() -> io::Result<Vec<u8>> {
-    let mut bytes = vec![0; ENTROPY_BYTES];
-    File::open("/dev/urandom")?.read_exact(&mut bytes)?;
+/// Each attempt uses up a descriptor of the tap.
+fn copy(tap: BorrowedFd<'_>) -> Result<OwnedFd, SandboxError> {
+    tap.try_clone_to_owned().map_err(|error| internal(&error))
+}
+
+fn entropy() -> Result<[u8; ENTROPY], SandboxError> {
+    let mut bytes = [0; ENTROPY];
+    let read = File::open("/dev/urandom").and_then(|mut file| file.read_exact(&mut bytes));
+    read.map_err(|error| internal(&error))?;
     Ok(bytes)
+}
+
+fn internal(error: &io::Error) -> SandboxError {
+    SandboxError::new(ErrorKind::Internal, error.to_string())
 }

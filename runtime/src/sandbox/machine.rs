@@ -13,6 +13,15 @@ use crate::vmm::VmInstance;
 pub(super) struct Machine {
     /// What is on the host.
     pub host: Host,
+    /// Of a VM that was restored, successfully or not.
+    pub restored: Processes,
+    /// Of a VM that was booted.
+    pub booted: Processes,
+}
+
+/// The processes of one attempt to start the VM.
+#[derive(Default)]
+pub(super) struct Processes {
     /// The file-sharing server, once started.
     pub fs_server: OnceLock<ProcessHandle>,
     /// The VM, once started.
@@ -20,11 +29,40 @@ pub(super) struct Machine {
 }
 
 impl Machine {
+    /// The VM, once started.
+    pub fn vm(&self) -> Option<&VmInstance> {
+        self.booted.vm.get().or_else(|| self.restored.vm.get())
+    }
+
+    /// The file-sharing server, once started.
+    pub fn fs_server(&self) -> Option<&ProcessHandle> {
+        self.booted
+            .fs_server
+            .get()
+            .or_else(|| self.restored.fs_server.get())
+    }
+
     /// Kills what still runs, waits for its end, and gives everything back. May be called again.
     ///
     /// # Errors
     /// A process does not die, or something could not be given back.
     pub async fn end(self: &Arc<Self>) -> Result<(), SandboxError> {
+        self.restored.end().await?;
+        self.booted.end().await?;
+        let machine = Arc::clone(self);
+        // A panic in there is a bug that the panic hook has reported.
+        tokio::task::spawn_blocking(move || machine.host.release())
+            .await
+            .unwrap_or_else(|_| Err(SandboxError::new(ErrorKind::Internal, "clean-up panicked")))
+    }
+}
+
+impl Processes {
+    /// Kills what still runs and waits for its end. May be called again.
+    ///
+    /// # Errors
+    /// A process does not die.
+    pub async fn end(&self) -> Result<(), SandboxError> {
         if let Some(vm) = self.vm.get() {
             vm.kill()?;
             if timeout(deadlines::VMM_END, vm.process().wait()).await.is_err() {
@@ -38,11 +76,7 @@ impl Machine {
             server.kill()?;
             server.wait().await;
         }
-        let machine = Arc::clone(self);
-        // A panic in there is a bug that the panic hook has reported.
-        tokio::task::spawn_blocking(move || machine.host.release())
-            .await
-            .unwrap_or_else(|_| Err(SandboxError::new(ErrorKind::Internal, "clean-up panicked")))
+        Ok(())
     }
 }
 
@@ -53,8 +87,8 @@ impl Owner {
     pub fn new(host: Host) -> Self {
         Self(Arc::new(Machine {
             host,
-            fs_server: OnceLock::new(),
-            vm: OnceLock::new(),
+            restored: Processes::default(),
+            booted: Processes::default(),
         }))
     }
 

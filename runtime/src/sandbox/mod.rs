@@ -21,6 +21,8 @@ mod pump;
 mod record;
 mod registry;
 mod request;
+mod save;
+mod start;
 mod timings;
 mod turn;
 
@@ -37,7 +39,8 @@ pub(crate) use error::chain;
 pub use error::{ErrorKind, SandboxError};
 pub use event::{ExitStatus, SandboxEvent};
 pub use request::{ContainerRequest, SandboxRequest};
-pub use timings::Timings;
+pub(crate) use save::save;
+pub use timings::{Origin, Timings};
 
 use crate::agent::AgentClient;
 use crate::vmm::Vmm;
@@ -166,7 +169,7 @@ impl Inner {
     }
 
     fn kill_vm(&self) -> Result<(), SandboxError> {
-        match self.machine().vm.get() {
+        match self.machine().vm() {
             Some(vm) => Ok(vm.kill()?),
             None => Ok(()),
         }

@@ -40,7 +40,7 @@ impl Pump {
     }
 
     async fn until_end(&mut self) -> End {
-        let (Some(vm), Some(server)) = (self.machine.vm.get(), self.machine.fs_server.get()) else {
+        let (Some(vm), Some(server)) = (self.machine.vm(), self.machine.fs_server()) else {
             return End::Vm;
         };
         let (vm, server) = (vm.watch(), server.watch());
@@ -65,7 +65,7 @@ impl Pump {
 
     /// Makes sure that the VM has ended, and says why it did.
     async fn reason(&self, end: End) -> String {
-        let Some(vm) = self.machine.vm.get() else {
+        let Some(vm) = self.machine.vm() else {
             return "never started".to_owned();
         };
         let cause = match end {

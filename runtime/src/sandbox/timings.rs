@@ -2,16 +2,22 @@
 
 use std::time::Duration;
 
+pub use crate::state::Origin;
+
 /// How long each phase of a launch took, for logs and benchmarks.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Timings {
+    /// Whether the VM was restored.
+    pub origin: Origin,
+    /// Looking for a template.
+    pub template: Duration,
     /// Directories, share, cgroup, netns and tap.
     pub host: Duration,
     /// Waiting for a turn to boot.
     pub turn: Duration,
     /// From the file-sharing server's exec until it was jailed; at the same time as `vmm`.
     pub fs_server: Duration,
-    /// Until the VMM ran, under its parent.
+    /// Until the VMM ran, under its parent, and a restored guest in it.
     pub vmm: Duration,
     /// From then to the agent's HELLO.
     pub boot: Duration,
@@ -19,9 +25,9 @@ pub struct Timings {
     pub configure: Duration,
     /// Everything.
     pub total: Duration,
-    /// The guest's own count, kernel start to agent start.
+    /// The guest's own count, kernel start to agent start; 0 for one that was restored.
     pub guest_kernel: Duration,
-    /// The guest's own count, kernel start to HELLO.
+    /// The guest's own count, kernel start to HELLO; 0 for one that was restored.
     pub guest_ready: Duration,
 }
 

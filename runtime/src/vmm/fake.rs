@@ -8,13 +8,14 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream as StdStream;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use rustix::pipe::{PipeFlags, pipe_with};
 use tokio::net::UnixStream;
 
 use super::instance::Control;
-use super::{DeathReason, VmInstance, VmSpec, Vmm, VmmError};
+use super::{DeathReason, Start, VmInstance, VmSpec, Vmm, VmmError};
 use crate::console::Console;
 use crate::process::{FIRST_FREE_FD, Launch};
 
@@ -35,6 +36,9 @@ struct FakeControl;
 #[async_trait]
 impl Vmm for FakeVmm {
     async fn launch(&self, spec: VmSpec) -> Result<VmInstance, VmmError> {
+        if !matches!(spec.start, Start::Boot) {
+            return Err(VmmError::Unsupported("save or restore"));
+        }
         let prepare = |action| move |source| VmmError::Prepare { action, source };
         let console = Console::create(&spec.console_log).map_err(prepare("create the console log"))?;
         let (ours, theirs) = StdStream::pair().map_err(prepare("make the agent's socket"))?;
@@ -78,6 +82,10 @@ impl Control for FakeControl {
 
     async fn quit(&self) -> Result<(), VmmError> {
         Err(VmmError::Unsupported("quit"))
+    }
+
+    async fn save(&self, _deadline: Duration) -> Result<(), VmmError> {
+        Err(VmmError::Unsupported("save"))
     }
 
     async fn last_words(&self) -> Option<DeathReason> {

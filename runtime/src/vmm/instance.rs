@@ -1,6 +1,7 @@
 //! A running VM.
 
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use tokio::net::UnixStream;
@@ -31,6 +32,8 @@ pub(super) trait Control: Send + Sync {
     async fn resume(&self) -> Result<(), VmmError>;
     /// Asks the monitor to end, without asking the guest.
     async fn quit(&self) -> Result<(), VmmError>;
+    /// Stops the virtual CPUs and writes the VM to the file it was started with.
+    async fn save(&self, deadline: Duration) -> Result<(), VmmError>;
     /// Why the guest ended, as far as the monitor has said.
     async fn last_words(&self) -> Option<DeathReason>;
 }
@@ -122,6 +125,12 @@ impl VmInstance {
     /// Asks the monitor to end, without asking the guest.
     pub async fn quit(&self) -> Result<(), VmmError> {
         self.control.quit().await
+    }
+
+    /// Stops a VM that was started by [`Start::BootToSave`](super::Start) and writes it to its file, from
+    /// [`SAVED_OFFSET`](super::SAVED_OFFSET) on. It is of no use afterwards but to be ended.
+    pub async fn save(&self, deadline: Duration) -> Result<(), VmmError> {
+        self.control.save(deadline).await
     }
 
     /// SIGKILL.

@@ -32,21 +32,25 @@ pub trait Vmm: Send + Sync {
     ///
     /// Dropping the future leaves nothing behind.
     async fn launch(&self, spec: VmSpec) -> Result<VmInstance, VmmError>;
+
+    /// Names everything of the monitor that a saved VM of `shape` depends on: program and version, devices,
+    /// processor. A VM saved under one name can be restored under the same name, and no other. `None`: this
+    /// monitor cannot save.
+    ///
+    /// # Errors
+    /// The monitor is not there.
+    async fn saved_identity(&self, _shape: &VmShape) -> Result<Option<String>, VmmError> {
+        Ok(None)
+    }
 }
 
 /// One VM to start. All descriptors are consumed.
 #[derive(Debug)]
 pub struct VmSpec {
-    /// Virtual CPUs, at least 1.
-    pub vcpus: u32,
-    /// Memory, in MiB.
-    pub memory_mib: u32,
-    /// What executes the guest's instructions; the verdict of [`crate::kvm`].
-    pub accelerator: Accelerator,
-    /// Guest kernel: an ELF vmlinux.
-    pub kernel: PathBuf,
-    /// Guest initramfs, holding the agent as `/init`.
-    pub initramfs: PathBuf,
+    /// What all VMs of its class have in common.
+    pub shape: VmShape,
+    /// How it begins.
+    pub start: Start,
     /// The network device, or `None` for one that is connected to nothing.
     pub tap: Option<OwnedFd>,
     /// Connected vhost-user socket of the file-sharing server, or `None` for a VM without a share.
@@ -60,6 +64,36 @@ pub struct VmSpec {
     /// exactly when all of them are gone.
     pub lock: OwnedFd,
 }
+
+/// What all VMs that can be restored from one saved VM have in common.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VmShape {
+    /// Virtual CPUs, at least 1.
+    pub vcpus: u32,
+    /// Memory, in MiB.
+    pub memory_mib: u32,
+    /// What executes the guest's instructions; the verdict of [`crate::kvm`].
+    pub accelerator: Accelerator,
+    /// Guest kernel: an ELF vmlinux.
+    pub kernel: PathBuf,
+    /// Guest initramfs, holding the agent as `/init`.
+    pub initramfs: PathBuf,
+}
+
+/// How a VM begins.
+#[derive(Debug)]
+pub enum Start {
+    /// Its kernel boots.
+    Boot,
+    /// The same, and it can be saved later, by [`VmInstance::save`], into this file, which is open for writing.
+    BootToSave(OwnedFd),
+    /// It goes on where a VM of the same shape and [identity](Vmm::saved_identity) was saved, into this file,
+    /// which is open for reading: on failure `launch` says so, and on success the guest runs.
+    Restore(OwnedFd),
+}
+
+/// Where a saved VM begins in its file. What is before belongs to the caller.
+pub const SAVED_OFFSET: u64 = 4096;
 
 /// What executes the guest's instructions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -106,6 +140,13 @@ pub enum VmmError {
     },
     /// the control channel of the virtual machine is broken: {0}
     Broken(String),
+    /// the virtual machine cannot be {action}: {message}
+    Migration {
+        /// Saved or restored.
+        action: &'static str,
+        /// The monitor's words.
+        message: String,
+    },
     /// this virtual machine monitor cannot {0}
     Unsupported(&'static str),
 }

@@ -67,6 +67,7 @@ impl Rig {
             helpers: programs(),
             accelerator: AcceleratorChoice::Auto,
             state_dir: base.path().join("state"),
+            templates: false,
             ..Config::default()
         };
         Some(Self { base, config })

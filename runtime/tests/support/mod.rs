@@ -9,7 +9,7 @@ use std::time::Duration;
 use bulkhead_runtime::fs_server::{self, FsServer, FsServerSpec};
 use bulkhead_runtime::process::Placement;
 use bulkhead_runtime::vmm::qemu::Qemu;
-use bulkhead_runtime::vmm::{Accelerator, VmInstance, VmSpec, Vmm};
+use bulkhead_runtime::vmm::{Accelerator, Start, VmInstance, VmShape, VmSpec, Vmm};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use rustix::fs::FlockOperation;
 use tempfile::TempDir;
@@ -117,11 +117,14 @@ impl Rig {
 
     pub fn spec(&self, fs: Option<&FsServer>) -> VmSpec {
         VmSpec {
-            vcpus: 1,
-            memory_mib: 256,
-            accelerator: Accelerator::Tcg,
-            kernel: self.kernel.clone(),
-            initramfs: self.path("initramfs.cpio"),
+            shape: VmShape {
+                vcpus: 1,
+                memory_mib: 256,
+                accelerator: Accelerator::Tcg,
+                kernel: self.kernel.clone(),
+                initramfs: self.path("initramfs.cpio"),
+            },
+            start: Start::Boot,
             tap: None,
             share: fs.map(|fs| fs.socket.try_clone().unwrap()),
             placement: Placement::default(),

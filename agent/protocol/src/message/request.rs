@@ -169,6 +169,11 @@ pub struct Shutdown {}
 #[derive(Clone, PartialEq, Message)]
 pub struct Ping {}
 
+/// Become a sleeper, see `wake`. Only of an agent that has not been told who it is: what it knows would be in
+/// every copy.
+#[derive(Clone, PartialEq, Message)]
+pub struct PrepareToBeSaved {}
+
 /// Addresses and routes of the one NIC. Loopback is always up.
 #[derive(Clone, PartialEq, Message)]
 pub struct ConfigureNetwork {

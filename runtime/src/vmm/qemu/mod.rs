@@ -12,23 +12,27 @@ use async_trait::async_trait;
 use rustix::pipe::{PipeFlags, pipe_with};
 use serde_json::Value;
 use tokio::net::UnixStream;
+use tokio::time::timeout;
 
 use super::instance::Control;
-use super::{Accelerator, DeathReason, VmInstance, VmSpec, Vmm, VmmError};
+use super::{Accelerator, DeathReason, Start, VmInstance, VmShape, VmSpec, Vmm, VmmError};
 use crate::config::Config;
 use crate::console::Console;
 use crate::process::Launch;
 use command_line::{Machine, command_line};
-use parent::{AGENT_FD, LOCK_FD, ParentConfig, QMP_FD, SHARE_FD, TAP_FD};
+use parent::{AGENT_FD, LOCK_FD, ParentConfig, QMP_FD, SAVED_FD, SHARE_FD, TAP_FD};
 use qmp::Qmp;
 
 pub mod command_line;
 pub mod parent;
 mod qmp;
+mod saved;
 pub mod tsc;
 
 /// The parent enters its cgroups and starts QEMU: milliseconds, on a host that is not at its end.
 const READY_DEADLINE: Duration = Duration::from_secs(10);
+/// Between SIGKILL and the end of a QEMU, or from its hanging up to its end; longer is stuck in the kernel.
+const END_DEADLINE: Duration = Duration::from_secs(5);
 /// Where programs are looked for if PATH does not say.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
@@ -53,9 +57,10 @@ impl Qemu {
         }
     }
 
-    async fn command(&self, spec: &VmSpec) -> Result<Vec<String>, VmmError> {
+    /// The command line, without what only a VM that is saved or restored has.
+    async fn command(&self, shape: &VmShape, share: bool, tap: bool) -> Result<Vec<OsString>, VmmError> {
         let program = find(&self.program)?;
-        let tsc_khz = match spec.accelerator {
+        let tsc_khz = match shape.accelerator {
             Accelerator::Kvm => None,
             Accelerator::Tcg => {
                 let cache = self.cache.clone();
@@ -68,23 +73,27 @@ impl Qemu {
         };
         let machine = Machine {
             program: &program,
-            kernel: &spec.kernel,
-            initramfs: &spec.initramfs,
-            accelerator: spec.accelerator,
-            vcpus: spec.vcpus,
-            memory_mib: spec.memory_mib,
+            kernel: &shape.kernel,
+            initramfs: &shape.initramfs,
+            accelerator: shape.accelerator,
+            vcpus: shape.vcpus,
+            memory_mib: shape.memory_mib,
             tsc_khz,
-            share: spec.share.is_some(),
-            tap: spec.tap.is_some(),
+            share,
+            tap,
         };
-        command_line(&machine).into_iter().map(utf8).collect()
+        Ok(command_line(&machine))
     }
 }
 
 #[async_trait]
 impl Vmm for Qemu {
     async fn launch(&self, spec: VmSpec) -> Result<VmInstance, VmmError> {
-        let command = self.command(&spec).await?;
+        let (share, tap) = (spec.share.is_some(), spec.tap.is_some());
+        let mut command = self.command(&spec.shape, share, tap).await?;
+        command.extend(saved::options(&spec.start));
+        let command = command.into_iter().map(utf8).collect::<Result<_, _>>()?;
+        let restores = matches!(spec.start, Start::Restore(_));
         let console = Console::create(&spec.console_log).map_err(prepare("create the console log"))?;
         let (output, said) = pipe_with(PipeFlags::CLOEXEC)
             .map_err(|error| prepare("make the console's pipe")(error.into()))?;
@@ -97,6 +106,7 @@ impl Vmm for Qemu {
         let mut descriptors = vec![(spec.lock, LOCK_FD), (control_end, QMP_FD), (agent_end, AGENT_FD)];
         descriptors.extend(spec.share.map(|share| (share, SHARE_FD)));
         descriptors.extend(spec.tap.map(|tap| (tap, TAP_FD)));
+        descriptors.extend(saved::file(spec.start).map(|file| (file, SAVED_FD)));
         let config = ParentConfig {
             command,
             descriptors: descriptors.iter().map(|(_, number)| *number).collect(),
@@ -117,13 +127,29 @@ impl Vmm for Qemu {
         let mut process = launch.spawn()?;
         let monitor = process.ready(READY_DEADLINE).await?;
         let control = Arc::new(Qmp::start(control));
-        Ok(VmInstance {
+        let qmp = Arc::clone(&control);
+        let instance = VmInstance {
             agent: Mutex::new(Some(agent)),
             process,
             monitor,
             console,
             control,
-        })
+        };
+        if restores && let Err(error) = saved::restore(&qmp).await {
+            return Err(give_up(&instance, error).await);
+        }
+        Ok(instance)
+    }
+
+    async fn saved_identity(&self, shape: &VmShape) -> Result<Option<String>, VmmError> {
+        let (share, tap) = (true, true);
+        let command = self.command(shape, share, tap).await?;
+        let program = PathBuf::from(&command[0]);
+        let identity = tokio::task::spawn_blocking(move || saved::identity(&program, &command)).await;
+        match identity {
+            Ok(identity) => identity.map(Some).map_err(prepare("look at QEMU")),
+            Err(_) => Err(VmmError::Unsupported("say what it is")),
+        }
     }
 }
 
@@ -141,8 +167,25 @@ impl Control for Qmp {
         self.execute("quit", Value::Null).await.map(drop)
     }
 
+    async fn save(&self, deadline: Duration) -> Result<(), VmmError> {
+        saved::save(self, deadline).await
+    }
+
     async fn last_words(&self) -> Option<DeathReason> {
         Self::last_words(self).await
+    }
+}
+
+/// Ends a VM that could not be restored, so that nothing of it is in the way of what comes next.
+async fn give_up(instance: &VmInstance, error: VmmError) -> VmmError {
+    // A QEMU that cannot read its VM ends by itself, with better words.
+    let has_ended = matches!(error, VmmError::Broken(_));
+    if !has_ended && let Err(error) = instance.kill() {
+        return error;
+    }
+    match timeout(END_DEADLINE, instance.died()).await {
+        Ok(death) if has_ended => VmmError::Died(death),
+        _ => error,
     }
 }
 
@@ -169,7 +212,7 @@ fn utf8(argument: OsString) -> Result<String, VmmError> {
 }
 
 /// A program's path: a name without a slash is looked up as a shell would.
-fn find(program: &Path) -> Result<PathBuf, VmmError> {
+pub(crate) fn find(program: &Path) -> Result<PathBuf, VmmError> {
     if program.components().count() > 1 {
         return Ok(program.to_owned());
     }

@@ -16,6 +16,8 @@ pub const AGENT_FD: RawFd = FIRST_FREE_FD + 2;
 pub const SHARE_FD: RawFd = FIRST_FREE_FD + 3;
 /// The tap, if there is one.
 pub const TAP_FD: RawFd = FIRST_FREE_FD + 4;
+/// The file of a saved VM, if there is one.
+pub const SAVED_FD: RawFd = FIRST_FREE_FD + 5;
 
 /// What to start, and where.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

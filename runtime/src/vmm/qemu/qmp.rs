@@ -29,7 +29,17 @@ const SETTLE: Duration = Duration::from_millis(500);
 pub(super) struct Qmp {
     commands: mpsc::Sender<Command>,
     stopped: Arc<Mutex<Option<DeathReason>>>,
+    migration: watch::Receiver<Option<Migration>>,
     ended: watch::Receiver<bool>,
+}
+
+/// How saving or restoring has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Migration {
+    /// All of it was written or read.
+    Completed,
+    /// It was not.
+    Failed,
 }
 
 #[derive(Debug)]
@@ -71,6 +81,7 @@ struct Channel {
     partial: Vec<u8>,
     output: OwnedWriteHalf,
     stopped: Arc<Mutex<Option<DeathReason>>>,
+    migration: watch::Sender<Option<Migration>>,
 }
 
 impl Qmp {
@@ -79,12 +90,14 @@ impl Qmp {
         let (commands, queue) = mpsc::channel(QUEUE);
         let stopped = Arc::new(Mutex::new(None));
         let (end, ended) = watch::channel(false);
+        let (migrated, migration) = watch::channel(None);
         let (input, output) = stream.into_split();
         let channel = Channel {
             lines: BufReader::new(input),
             partial: Vec::new(),
             output,
             stopped: Arc::clone(&stopped),
+            migration: migrated,
         };
         tokio::spawn(async move {
             if let Err(error) = channel.run(queue).await {
@@ -95,6 +108,7 @@ impl Qmp {
         Self {
             commands,
             stopped,
+            migration,
             ended,
         }
     }
@@ -121,6 +135,12 @@ impl Qmp {
                 after: DEADLINE,
             }),
         }
+    }
+
+    /// How saving or restoring will have ended; `None` if the channel ends before.
+    pub(super) fn migration(&self) -> impl Future<Output = Option<Migration>> + use<> {
+        let mut migration = self.migration.clone();
+        async move { *migration.wait_for(Option::is_some).await.ok()? }
     }
 
     /// Why QEMU stopped, once its process has ended.
@@ -208,6 +228,15 @@ impl Channel {
     }
 
     fn note(&self, event: &str, data: &Value) {
+        if event == "MIGRATION" {
+            let end = match data["status"].as_str() {
+                Some("completed") => Migration::Completed,
+                Some("failed") => Migration::Failed,
+                _ => return,
+            };
+            self.migration.send_replace(Some(end));
+            return;
+        }
         let reason = match event {
             "SHUTDOWN" => stop_reason(data),
             "GUEST_PANICKED" => DeathReason::GuestPanic,
