@@ -13,6 +13,8 @@ use containerd_client::tonic::transport::Channel;
 use containerd_client::tonic::{Code, Request, Response, Status};
 use tokio::runtime::Runtime;
 
+use crate::deadline::scaled;
+
 /// No call but Wait may take longer, whatever happened to the shim or the VM. Create boots a VM,
 /// which ten at once do in half a minute on two busy cores.
 pub const CALL: Duration = Duration::from_secs(120);
@@ -96,7 +98,7 @@ pub fn runtime() -> &'static Runtime {
 /// Runs `future` to its end, or answers DeadlineExceeded after `limit`.
 pub fn block_on<T>(limit: Duration, future: impl Future<Output = Result<T, Status>>) -> Result<T, Status> {
     runtime().block_on(async {
-        match tokio::time::timeout(limit, future).await {
+        match tokio::time::timeout(scaled(limit), future).await {
             Ok(result) => result,
             Err(_) => Err(Status::new(
                 Code::DeadlineExceeded,

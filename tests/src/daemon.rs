@@ -53,11 +53,11 @@ impl Daemon {
     /// Starts a containerd of that version and imports the image.
     #[track_caller]
     pub fn start(version: &str) -> Daemon {
-        // Socket paths end at 104 bytes: the directory's name is short.
+        // Socket paths end at 104 bytes: the directory's name is short. TMPDIR says where overlays can be.
         let dir = tempfile::Builder::new()
             .prefix("bh-")
             .rand_bytes(4)
-            .tempdir_in("/tmp")
+            .tempdir()
             .unwrap();
         let namespace = format!("bh{}-{}", version.replace('.', ""), std::process::id());
         let mut daemon = Daemon {

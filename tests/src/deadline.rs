@@ -3,12 +3,19 @@
 use std::fmt::Display;
 use std::time::{Duration, Instant};
 
+use crate::settings::Settings;
+
 /// For what takes a second on an idle machine: ten times that, and the emulated guest besides.
 pub const ORDINARY: Duration = Duration::from_secs(30);
 /// For what boots a VM or moves megabytes.
 pub const LONG: Duration = Duration::from_secs(90);
 /// How often a state is looked at that nothing reports.
 const POLL: Duration = Duration::from_millis(20);
+
+/// `limit` on this machine: longer by the factor that `BULKHEAD_SLOW` says. Whatever waits, waits this long.
+pub fn scaled(limit: Duration) -> Duration {
+    limit * Settings::get().slowness
+}
 
 /// Polls `probe` until it yields a value. Panics, naming `what`, when `limit` has passed.
 #[track_caller]
@@ -18,6 +25,7 @@ pub fn poll<T>(what: impl Display, limit: Duration, probe: impl FnMut() -> Optio
 
 /// Polls `probe` until it yields a value or `limit` has passed.
 pub fn try_poll<T>(limit: Duration, mut probe: impl FnMut() -> Option<T>) -> Option<T> {
+    let limit = scaled(limit);
     let start = Instant::now();
     loop {
         if let Some(value) = probe() {

@@ -137,7 +137,7 @@ impl EventLog {
     /// Waits until an event of that short name has arrived, and gives it.
     #[track_caller]
     pub fn wait_for(&self, container_id: &str, name: &str, limit: Duration) -> Event {
-        let end = Instant::now() + limit;
+        let end = Instant::now() + deadline::scaled(limit);
         let mut events = self.inner.events.lock().unwrap();
         loop {
             let found = events

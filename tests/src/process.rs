@@ -246,7 +246,7 @@ impl Waiter {
     /// The answer, an exit or an error, which must come within `limit`.
     #[track_caller]
     pub fn answer(self, limit: Duration) -> Result<Exit, Status> {
-        match self.answer.recv_timeout(limit) {
+        match self.answer.recv_timeout(deadline::scaled(limit)) {
             Ok(result) => result,
             Err(RecvTimeoutError::Timeout) => panic!("Wait did not answer within {limit:?}"),
             Err(RecvTimeoutError::Disconnected) => panic!("the waiting task is gone"),

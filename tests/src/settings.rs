@@ -22,6 +22,8 @@ pub struct Settings {
     /// `BULKHEAD_EXCLUSIVE=1`: nothing else on this machine runs microVMs or containers, so
     /// leftovers count even where nothing ties them to the test's own daemon.
     pub exclusive: bool,
+    /// `BULKHEAD_SLOW`: how many times slower than others this machine is; every deadline is that much later.
+    pub slowness: u32,
 }
 
 impl Settings {
@@ -48,6 +50,8 @@ impl Settings {
             versions: list("BULKHEAD_CONTAINERD").unwrap_or_else(|| vec!["2.1.9".to_owned()]),
             core_versions: list("BULKHEAD_CONTAINERD_CORE").unwrap_or_default(),
             exclusive: env::var("BULKHEAD_EXCLUSIVE").is_ok_and(|value| value == "1"),
+            slowness: env::var("BULKHEAD_SLOW")
+                .map_or(1, |value| value.parse().expect("BULKHEAD_SLOW is a number")),
         }
     }
 

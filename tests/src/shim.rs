@@ -243,5 +243,5 @@ pub fn shim_binary() -> PathBuf {
 }
 
 fn context() -> ttrpc::context::Context {
-    with_timeout(i64::try_from(CALL.as_nanos()).expect("a minute"))
+    with_timeout(i64::try_from(deadline::scaled(CALL).as_nanos()).expect("a minute"))
 }

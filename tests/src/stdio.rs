@@ -259,7 +259,7 @@ impl Captured {
 
     fn wait_until(&self, limit: Duration, mut done: impl FnMut(&Buffer) -> bool) -> bool {
         let (buffer, changed) = &*self.inner;
-        let end = Instant::now() + limit;
+        let end = Instant::now() + deadline::scaled(limit);
         let mut buffer = buffer.lock().unwrap();
         while !done(&buffer) {
             let left = end.saturating_duration_since(Instant::now());

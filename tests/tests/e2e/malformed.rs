@@ -4,6 +4,7 @@ use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use bulkhead_tests::deadline;
 use bulkhead_tests::shim::Shim;
 use bulkhead_tests::{Case, Daemon, case};
 use serde_json::{Value, json};
@@ -81,7 +82,7 @@ fn refuse_file(daemon: &Daemon, write: impl FnOnce(&Path)) {
         !refusal.message.is_empty() && !refusal.message.contains('\n'),
         "{refusal:?}"
     );
-    assert!(took < PROMPT, "refused after {took:?}");
+    assert!(took < deadline::scaled(PROMPT), "refused after {took:?}");
     assert_eq!(deleted.expect_err("Delete").code, Code::NOT_FOUND);
 }
 
