@@ -48,8 +48,6 @@ pub struct Agent {
 /// Where things are in the guest.
 #[derive(Debug, Clone)]
 pub struct Layout {
-    /// Directory of the containers' specs and library state.
-    pub bundles: PathBuf,
     /// Mount point of cgroup v2.
     pub cgroups: PathBuf,
     /// The agent is the guest's PID 1, and the guest is its own.

@@ -2,13 +2,12 @@
 
 use bulkhead_agent_protocol::message::{Failed, FailureKind};
 use nix::errno::Errno;
-use serde::{Deserialize, Serialize};
 
 /// Longest message sent to the host, in bytes: the protocol's limit for error texts.
 const MAX_MESSAGE: usize = 4096;
 
 /// A request that was not done. `message` is for the user and complete in itself.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
 pub struct Failure {
     kind: i32,
@@ -95,6 +94,17 @@ impl From<Failure> for Failed {
             errno: failure.errno,
             stage: failure.stage,
             message: failure.message,
+        }
+    }
+}
+
+impl From<Failed> for Failure {
+    fn from(failed: Failed) -> Self {
+        Self {
+            kind: failed.kind,
+            errno: failed.errno,
+            stage: failed.stage,
+            message: failed.message,
         }
     }
 }

@@ -3,7 +3,7 @@
 //! Started by the kernel as `/init`, it boots the guest and serves the host on the port
 //! `org.bulkhead.agent`. If it ends, the kernel panics and the VM ends with it: that is meant.
 //!
-//! For tests, `bulkhead-agent --socket FD --state DIR` serves on an open socket and leaves the machine
+//! For tests, `bulkhead-agent --socket FD` serves on an open socket and leaves the machine
 //! alone.
 #![deny(unsafe_code)]
 
@@ -81,7 +81,6 @@ fn start(started_ns: u64) -> Result<Start, String> {
             }
         };
         let layout = Layout {
-            bundles: PathBuf::from("/run/bulkhead"),
             cgroups: PathBuf::from(guest::mounts::CGROUPS),
             is_guest: true,
         };
@@ -92,15 +91,14 @@ fn start(started_ns: u64) -> Result<Start, String> {
             started_ns,
         });
     }
-    let ["--socket", fd, "--state", state] = words[..] else {
-        return Err("usage: bulkhead-agent --socket FD --state DIR (or as PID 1 of a guest)".to_owned());
+    let ["--socket", fd] = words[..] else {
+        return Err("usage: bulkhead-agent --socket FD (or as PID 1 of a guest)".to_owned());
     };
     let port = adopt(fd)?;
     // Orphans of containers come to us, as they do to PID 1.
     nix::sys::prctl::set_child_subreaper(true).map_err(|errno| format!("become subreaper: {errno}"))?;
     let zygote = start_zygote()?;
     let layout = Layout {
-        bundles: PathBuf::from(state),
         cgroups: PathBuf::from("/sys/fs/cgroup"),
         is_guest: false,
     };

@@ -44,7 +44,16 @@ impl Cgroup {
         self.directory.join(name)
     }
 
-    /// The directory, to start a process in. For a container that has made cgroups of its own and so
+    /// The directory, to start init in.
+    ///
+    /// # Errors
+    /// `Cgroup`.
+    pub fn open(&self) -> Result<File, Failure> {
+        let directory = &self.directory;
+        File::open(directory).map_err(|error| failed(format!("open cgroup {}", directory.display()), &error))
+    }
+
+    /// The directory, to start a further process in. For a container that has made cgroups of its own and so
     /// may hold no processes itself, that of its init.
     ///
     /// # Errors
@@ -82,8 +91,7 @@ impl Cgroup {
     /// # Errors
     /// `Cgroup`.
     pub fn filter_devices(&self, program: &[u64]) -> Result<(), Failure> {
-        let directory = File::open(&self.directory).map_err(|error| failed("open cgroup", &error))?;
-        sys::bpf::attach_device_filter(directory, program)
+        sys::bpf::attach_device_filter(self.open()?, program)
             .map_err(|errno| Failure::os(FailureKind::Cgroup, "attach device filter", &errno))
     }
 

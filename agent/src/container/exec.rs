@@ -1,7 +1,7 @@
 //! Exec: a further process in a container.
 
 use std::fs::File;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use bulkhead_agent_protocol::message::{Exec as Request, FailureKind};
@@ -16,7 +16,7 @@ use crate::lock;
 use crate::stdio::Streams;
 use crate::sys;
 use crate::zygote::Spawned;
-use crate::zygote::job::{ExecJob, Job};
+use crate::zygote::job::{ExecJob, Work};
 
 /// Longest exec id: the host's limit for ids.
 const MAX_EXEC_ID: usize = 76;
@@ -29,8 +29,14 @@ pub async fn exec(agent: &Arc<Agent>, request: Request) -> Result<Spawned, Failu
     let (id, exec_id) = (request.container_id.as_str(), request.exec_id.as_str());
     let stdio = request.stdio.clone().unwrap_or_default();
     let process = exec_process(&request.process, stdio.terminal)?;
-    let (init, cgroup, job) = reserve(agent, id, exec_id, process)?;
-    let outcome = spawn(agent, &stdio, &init, &cgroup, job).await;
+    let uid = process.user().uid();
+    let job = ExecJob {
+        process: request.process,
+        terminal: stdio.terminal,
+        ..ExecJob::default()
+    };
+    let (init, cgroup, job) = reserve(agent, id, exec_id, job)?;
+    let outcome = spawn(agent, &stdio, uid, &[init.as_fd(), cgroup.as_fd()], job).await;
     let mut registry = lock(&agent.registry);
     let outcome =
         outcome.and_then(
@@ -78,7 +84,7 @@ fn reserve(
     agent: &Agent,
     id: &str,
     exec_id: &str,
-    process: oci_spec::runtime::Process,
+    job: ExecJob,
 ) -> Result<(OwnedFd, File, ExecJob), Failure> {
     if exec_id.is_empty() || exec_id.len() > MAX_EXEC_ID {
         return Err(Failure::invalid(format!(
@@ -104,10 +110,10 @@ fn reserve(
         .map_err(|errno| Failure::os(FailureKind::Other, "open the container's init", &errno))?;
     let cgroup = container.cgroup.open_for_process(container.init.pid)?;
     let job = ExecJob {
-        process,
         namespaces: container.surroundings.namespaces,
         seccomp: container.surroundings.seccomp.clone(),
         personality: container.surroundings.personality,
+        ..job
     };
     container.execs.insert(exec_id.to_owned(), Exec::Starting(None));
     Ok((init, cgroup, job))
@@ -116,15 +122,14 @@ fn reserve(
 async fn spawn(
     agent: &Agent,
     stdio: &bulkhead_agent_protocol::message::Stdio,
-    init: &OwnedFd,
-    cgroup: &File,
+    uid: u32,
+    container: &[BorrowedFd<'_>],
     job: ExecJob,
 ) -> Result<(Process, Spawned), Failure> {
-    let uid = job.process.user().uid();
     let (streams, ends) = Streams::open(&agent.link(), stdio, uid)?;
-    let mut fds = vec![init.as_fd(), cgroup.as_fd()];
+    let mut fds = container.to_vec();
     fds.extend(ends.iter().map(AsFd::as_fd));
-    let mut spawned = agent.zygote.run(&Job::Exec(Box::new(job)), &fds).await?;
+    let mut spawned = agent.zygote.run(Work::Exec(job), &fds).await?;
     drop(ends);
     let master = spawned.terminal.take().map(Arc::new);
     let relays = match streams.start(master.as_ref()) {

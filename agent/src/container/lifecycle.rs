@@ -1,20 +1,20 @@
 //! Start, pause, resume, delete.
 
-use std::fs;
+use std::os::unix::net::UnixStream as StdUnixStream;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bulkhead_agent_protocol::message::FailureKind;
+use bulkhead_agent_protocol::message::{Failed, FailureKind};
+use prost::Message;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
-use tokio::net::unix::pipe;
 use tokio::time::{Instant, timeout_at};
 
 use super::{Exec, State};
 use crate::agent::Agent;
 use crate::failure::Failure;
 use crate::lock;
-use crate::zygote::init::start_socket;
+use crate::zygote::gate::OPEN;
 use crate::zygote::job::MAX_REPORT;
 
 /// How long a killed init may take to be reaped. It is immediate but for uninterruptible waits.
@@ -25,11 +25,11 @@ const REAP: Duration = Duration::from_secs(5);
 /// # Errors
 /// `FailedPrecondition` unless created; why the kernel refused the program, in which case init ends.
 pub async fn start(agent: &Arc<Agent>, id: &str) -> Result<i32, Failure> {
-    let (pid, socket, report) = {
+    let (pid, gate) = {
         let mut registry = lock(&agent.registry);
         let container = registry.get(id)?;
-        let report = match (container.state, container.start_report.take()) {
-            (State::Created, Some(report)) => report,
+        let gate = match (container.state, container.gate.take()) {
+            (State::Created, Some(gate)) => gate,
             (state, _) => {
                 let state = format!("{state:?}").to_lowercase();
                 return Err(Failure::state(format!(
@@ -40,23 +40,23 @@ pub async fn start(agent: &Arc<Agent>, id: &str) -> Result<i32, Failure> {
         container.state = State::Running;
         // An exit may come before the reply is on its way, and must not overtake it.
         container.init.unannounced = true;
-        (container.init.pid, start_socket(&container.bundle), report)
+        (container.init.pid, gate)
     };
     let failed = |error: std::io::Error| Failure::os(FailureKind::Other, "start init", &error);
-    let mut signal = UnixStream::connect(&socket).await.map_err(failed)?;
-    signal.write_all(b"start").await.map_err(failed)?;
-    drop(signal);
-    let mut text = Vec::new();
-    let report = pipe::Receiver::from_owned_fd(report).map_err(failed)?;
-    report
-        .take(MAX_REPORT as u64)
-        .read_to_end(&mut text)
+    let gate = StdUnixStream::from(gate);
+    gate.set_nonblocking(true).map_err(failed)?;
+    let mut gate = UnixStream::from_std(gate).map_err(failed)?;
+    gate.write_all(OPEN).await.map_err(failed)?;
+    let mut report = Vec::new();
+    gate.take(MAX_REPORT as u64)
+        .read_to_end(&mut report)
         .await
         .map_err(failed)?;
-    if text.is_empty() {
+    if report.is_empty() {
         return Ok(pid);
     }
-    Err(serde_json::from_slice(&text).unwrap_or_else(|error| failed(error.into())))
+    let refused = Failed::decode(&report[..]);
+    Err(refused.map_or_else(|error| failed(std::io::Error::other(error)), Failure::from))
 }
 
 /// Freezes or thaws a container.
@@ -114,12 +114,9 @@ pub async fn delete(agent: &Arc<Agent>, id: &str, exec_id: &str) -> Result<(), F
         lock(&agent.registry).put_back(id, container);
         return Err(failure);
     }
-    let bundle = container.bundle.clone();
     // Ends the streams that descendants of its processes may have held open.
     drop(container);
     lock(&agent.registry).release(id);
-    fs::remove_dir_all(&bundle)
-        .map_err(|error| Failure::os(FailureKind::Other, format!("remove {}", bundle.display()), &error))?;
     agent.forget_shared_files();
     Ok(())
 }

@@ -20,14 +20,13 @@ pub mod registry;
 pub mod resources;
 pub mod spec;
 pub mod stats;
+mod unsupported;
 
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
 
 use bulkhead_agent_protocol::control::MAX_OTHER_PIDS;
 use bulkhead_agent_protocol::message::Stats;
-use oci_spec::runtime::LinuxSeccomp;
 
 use crate::failure::Failure;
 use cgroup::Cgroup;
@@ -44,10 +43,8 @@ pub struct Container {
     pub execs: BTreeMap<String, Exec>,
     /// Its cgroup.
     pub cgroup: Cgroup,
-    /// Directory of its spec and of the library's state.
-    pub bundle: PathBuf,
-    /// How starting its program went, to be read once after the start signal.
-    pub start_report: Option<OwnedFd>,
+    /// The agent's end of what init waits at, until it is started.
+    pub gate: Option<OwnedFd>,
     /// What further processes join and take on.
     pub surroundings: Surroundings,
     /// Processes killed for want of memory, as far as the host has been told.
@@ -63,8 +60,8 @@ pub struct Surroundings {
     pub namespaces: i32,
     /// The kernel ends every process of the container with its init.
     pub private_pids: bool,
-    /// Its filter.
-    pub seccomp: Option<LinuxSeccomp>,
+    /// Its filter, as JSON.
+    pub seccomp: Option<Vec<u8>>,
     /// Its execution domain.
     pub personality: Option<u64>,
 }

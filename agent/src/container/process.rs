@@ -88,19 +88,6 @@ impl Process {
         sys::ioctl::set_window_size(terminal.as_fd(), size(width), size(height))
             .map_err(|errno| Failure::os(FailureKind::Pty, "resize terminal", &errno))
     }
-
-    /// Lets the process's user open its terminal by name.
-    ///
-    /// # Errors
-    /// `Pty`.
-    pub fn give_terminal_to(&self, uid: u32) -> Result<(), Failure> {
-        let Some(terminal) = &self.terminal else {
-            return Ok(());
-        };
-        let failed = |errno| Failure::os(FailureKind::Pty, "give the terminal to the user", &errno);
-        let peer = sys::ioctl::open_terminal_peer(terminal.as_fd()).map_err(failed)?;
-        nix::unistd::fchown(peer, Some(nix::unistd::Uid::from_raw(uid)), None).map_err(failed)
-    }
 }
 
 impl Drop for Process {

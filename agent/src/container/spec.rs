@@ -1,15 +1,15 @@
-//! Reads a container's spec and prepares it for the library: what the library does not do, the agent
-//! takes out and does itself; what neither does is an error. Pure.
+//! Reads a container's spec and sorts it: what the agent does before there is a process is taken out, what a
+//! guest does not do is an error. Pure.
 
 use std::collections::HashMap;
-use std::path::Path;
 
 use nix::sched::CloneFlags;
 use oci_spec::runtime::{
-    Capabilities, LinuxCapabilities, LinuxNamespace, LinuxNamespaceBuilder, LinuxNamespaceType,
-    LinuxPersonalityDomain, LinuxResources, LinuxSeccomp, LinuxSeccompAction, Process, Spec,
+    Linux, LinuxNamespace, LinuxNamespaceBuilder, LinuxNamespaceType, LinuxPersonalityDomain, LinuxResources,
+    LinuxSeccomp, Process, Spec,
 };
 
+use super::unsupported;
 use crate::failure::Failure;
 
 /// Execution domain of 32-bit programs, from the kernel's `personality.h`.
@@ -18,28 +18,51 @@ const PER_LINUX32: u64 = 8;
 /// A spec, taken apart.
 #[derive(Debug)]
 pub struct Prepared {
-    /// What the library is given.
+    /// What init does.
     pub spec: Spec,
     /// What the agent applies to the cgroup.
     pub resources: LinuxResources,
     /// Settings of the guest's own network and IPC namespaces, in which every container is that has none of
-    /// its own. The library refuses them there.
+    /// its own. The agent sets them.
     pub guest_sysctls: Vec<(String, String)>,
     /// Namespaces that further processes join.
     pub namespaces: i32,
     /// The container has a pid namespace of its own: when its init ends, the kernel ends the rest.
     pub private_pids: bool,
-    /// The filter, for further processes.
-    pub seccomp: Option<LinuxSeccomp>,
-    /// The execution domain, for further processes.
+    /// The execution domain, also of further processes.
     pub personality: Option<u64>,
 }
 
-/// Parses and prepares the `config.json` of a container whose cgroup is `cgroup`.
+impl Prepared {
+    /// Init's description.
+    ///
+    /// # Errors
+    /// None after [`prepare`], which has seen it.
+    pub fn process(&self) -> Result<&Process, Failure> {
+        let process = self.spec.process().as_ref();
+        process.ok_or_else(|| Failure::invalid("config.json: process is missing"))
+    }
+
+    /// What is Linux's.
+    ///
+    /// # Errors
+    /// None after [`prepare`], which has seen it.
+    pub fn linux(&self) -> Result<&Linux, Failure> {
+        let linux = self.spec.linux().as_ref();
+        linux.ok_or_else(|| Failure::invalid("config.json: linux is missing"))
+    }
+
+    /// The filter, also of further processes.
+    pub fn seccomp(&self) -> Option<&LinuxSeccomp> {
+        self.spec.linux().as_ref()?.seccomp().as_ref()
+    }
+}
+
+/// Parses and prepares a container's `config.json`.
 ///
 /// # Errors
 /// `InvalidArgument` or `Unsupported`, naming the field.
-pub fn prepare(json: &[u8], cgroup: &Path, terminal: bool) -> Result<Prepared, Failure> {
+pub fn prepare(json: &[u8], terminal: bool) -> Result<Prepared, Failure> {
     let mut spec: Spec =
         serde_json::from_slice(json).map_err(|error| Failure::invalid(format!("config.json: {error}")))?;
     let process = spec
@@ -47,20 +70,11 @@ pub fn prepare(json: &[u8], cgroup: &Path, terminal: bool) -> Result<Prepared, F
         .as_mut()
         .ok_or_else(|| Failure::invalid("config.json: process is missing"))?;
     prepare_process(process, terminal)?;
-    check_hooks(&spec)?;
-    check_mounts(&spec)?;
+    unsupported::check(&spec)?;
     let linux = spec
         .linux_mut()
         .as_mut()
         .ok_or_else(|| Failure::invalid("config.json: linux is missing"))?;
-    if linux.intel_rdt().is_some() || linux.net_devices().as_ref().is_some_and(|d| !d.is_empty()) {
-        return Err(Failure::unsupported(
-            "linux.intelRdt and linux.netDevices: a guest has neither",
-        ));
-    }
-    if let Some(seccomp) = linux.seccomp() {
-        check_seccomp(seccomp)?;
-    }
     let namespaces = linux.namespaces_mut().get_or_insert_default();
     for needed in [LinuxNamespaceType::Mount, LinuxNamespaceType::Cgroup] {
         // Without them a container would work on the agent's mounts, or see the agent's cgroup.
@@ -92,16 +106,13 @@ pub fn prepare(json: &[u8], cgroup: &Path, terminal: bool) -> Result<Prepared, F
             LinuxPersonalityDomain::PerLinux => 0,
             LinuxPersonalityDomain::PerLinux32 => PER_LINUX32,
         });
-    let seccomp = linux.seccomp().clone();
     let resources = linux.resources_mut().take().unwrap_or_default();
-    linux.set_cgroups_path(Some(cgroup.to_owned()));
     Ok(Prepared {
         spec,
         resources,
         guest_sysctls,
         namespaces: flags,
         private_pids,
-        seccomp,
         personality,
     })
 }
@@ -123,6 +134,14 @@ pub fn exec_process(json: &[u8], terminal: bool) -> Result<Process, Failure> {
         ));
     }
     Ok(process)
+}
+
+/// Parses the filter of an exec, which `prepare` has seen as part of its container.
+///
+/// # Errors
+/// `InvalidArgument`.
+pub fn seccomp(json: &[u8]) -> Result<LinuxSeccomp, Failure> {
+    serde_json::from_slice(json).map_err(|error| Failure::invalid(format!("linux.seccomp: {error}")))
 }
 
 fn prepare_process(process: &mut Process, terminal: bool) -> Result<(), Failure> {
@@ -165,87 +184,6 @@ fn prepare_process(process: &mut Process, terminal: bool) -> Result<(), Failure>
         return Err(Failure::invalid("process.user.umask is more than 0777"));
     }
     process.set_terminal(Some(terminal));
-    // The library takes "false" for a wish to set the filter last, which then needs privileges that are
-    // gone by then; absent it does what false means.
-    if process.no_new_privileges() == Some(false) {
-        process.set_no_new_privileges(None);
-    }
-    let capabilities = explicit(process.capabilities().as_ref());
-    process.set_capabilities(Some(capabilities));
-    Ok(())
-}
-
-/// Absent sets are empty sets. The library would leave them full, and its types' default is not empty.
-fn explicit(capabilities: Option<&LinuxCapabilities>) -> LinuxCapabilities {
-    let of = |set: fn(&LinuxCapabilities) -> &Option<Capabilities>| {
-        Some(
-            capabilities
-                .and_then(|sets| set(sets).clone())
-                .unwrap_or_default(),
-        )
-    };
-    let mut explicit = LinuxCapabilities::default();
-    explicit
-        .set_bounding(of(LinuxCapabilities::bounding))
-        .set_effective(of(LinuxCapabilities::effective))
-        .set_inheritable(of(LinuxCapabilities::inheritable))
-        .set_permitted(of(LinuxCapabilities::permitted))
-        .set_ambient(of(LinuxCapabilities::ambient));
-    explicit
-}
-
-/// Hooks of the host were run there and are not in a guest's spec.
-fn check_hooks(spec: &Spec) -> Result<(), Failure> {
-    let Some(hooks) = spec.hooks() else { return Ok(()) };
-    #[allow(deprecated, reason = "prestart is deprecated, and its use is what is refused")]
-    let of_host = [
-        hooks.prestart(),
-        hooks.create_runtime(),
-        hooks.poststart(),
-        hooks.poststop(),
-    ];
-    if of_host.into_iter().flatten().any(|hooks| !hooks.is_empty()) {
-        return Err(Failure::unsupported(
-            "hooks: only createContainer and startContainer run in a guest",
-        ));
-    }
-    Ok(())
-}
-
-fn check_mounts(spec: &Spec) -> Result<(), Failure> {
-    for mount in spec.mounts().iter().flatten() {
-        let destination = mount.destination();
-        if !destination.is_absolute() {
-            return Err(Failure::invalid(format!(
-                "mounts: destination {destination:?} is not absolute"
-            )));
-        }
-        let shared = mount.options().iter().flatten().find(|option| {
-            matches!(
-                option.as_str(),
-                "shared" | "rshared" | "idmap" | "ridmap" | "tmpcopyup"
-            )
-        });
-        if let Some(option) = shared {
-            return Err(Failure::unsupported(format!(
-                "mounts: {destination:?}: option {option}"
-            )));
-        }
-    }
-    Ok(())
-}
-
-fn check_seccomp(seccomp: &LinuxSeccomp) -> Result<(), Failure> {
-    let notifies = seccomp
-        .syscalls()
-        .iter()
-        .flatten()
-        .any(|syscall| syscall.action() == LinuxSeccompAction::ScmpActNotify);
-    if notifies || seccomp.listener_path().is_some() {
-        return Err(Failure::unsupported(
-            "linux.seccomp: a listener of the host cannot serve a guest",
-        ));
-    }
     Ok(())
 }
 
@@ -283,7 +221,8 @@ fn private(typ: LinuxNamespaceType) -> Result<LinuxNamespace, Failure> {
         .map_err(|error| Failure::invalid(format!("linux.namespaces: {error}")))
 }
 
-fn clone_flag(typ: LinuxNamespaceType) -> i32 {
+/// The `CLONE_NEW*` flag of a kind of namespace.
+pub fn clone_flag(typ: LinuxNamespaceType) -> i32 {
     /// `CLONE_NEWTIME`, which nix does not know.
     const NEW_TIME: i32 = 0x80;
     match typ {
@@ -301,6 +240,8 @@ fn clone_flag(typ: LinuxNamespaceType) -> i32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::path::Path;
+
     use bulkhead_agent_protocol::message::FailureKind;
 
     const SPEC: &str = r#"{
@@ -315,18 +256,13 @@ mod tests {
 
     fn with(from: &str, to: &str) -> Result<Prepared, Failure> {
         assert!(SPEC.contains(from));
-        prepare(
-            SPEC.replace(from, to).as_bytes(),
-            Path::new("/containers/c"),
-            false,
-        )
+        prepare(SPEC.replace(from, to).as_bytes(), false)
     }
 
     #[test]
     fn what_the_agent_does_is_taken_out() {
-        let prepared = prepare(SPEC.as_bytes(), Path::new("/containers/c"), true).unwrap();
+        let prepared = prepare(SPEC.as_bytes(), true).unwrap();
         let linux = prepared.spec.linux().as_ref().unwrap();
-        assert_eq!(linux.cgroups_path().as_deref(), Some(Path::new("/containers/c")));
         assert_eq!(linux.resources(), &None);
         assert_eq!(prepared.resources.pids().unwrap().limit(), 3);
         let mut names: Vec<&str> = prepared
@@ -347,16 +283,6 @@ mod tests {
         let expected = CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWCGROUP;
         assert_eq!(prepared.namespaces, expected.bits());
         assert!(!prepared.private_pids);
-    }
-
-    #[test]
-    fn absent_capabilities_are_none() {
-        let prepared = prepare(SPEC.as_bytes(), Path::new("/c"), false).unwrap();
-        let process = prepared.spec.process().clone().unwrap();
-        let capabilities = process.capabilities().clone().unwrap();
-        assert_eq!(capabilities.bounding(), &Some(Capabilities::new()));
-        assert_eq!(capabilities.effective(), &Some(Capabilities::new()));
-        assert_eq!(process.no_new_privileges(), None);
     }
 
     #[test]
@@ -421,8 +347,8 @@ mod tests {
                 continue;
             };
             let json = serde_json::to_vec(&plan.guest).unwrap();
-            let prepared = prepare(&json, Path::new("/containers/id"), false)
-                .unwrap_or_else(|failure| panic!("{}: {failure}", bundle.display()));
+            let prepared =
+                prepare(&json, false).unwrap_or_else(|failure| panic!("{}: {failure}", bundle.display()));
             super::super::resources::settings(&prepared.resources)
                 .unwrap_or_else(|failure| panic!("{}: {failure}", bundle.display()));
             super::super::devices::program(prepared.resources.devices().as_deref().unwrap_or_default())

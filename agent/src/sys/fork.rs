@@ -3,6 +3,7 @@
 use std::os::fd::{AsFd, AsRawFd};
 
 use nix::errno::Errno;
+use nix::sched::CloneFlags;
 use nix::sys::signal::{SigHandler, Signal};
 use nix::unistd::{ForkResult, Pid};
 
@@ -39,13 +40,17 @@ pub fn fork(child: impl FnOnce() -> i32) -> nix::Result<Pid> {
 }
 
 /// Runs `child` in a new process that is born in the cgroup whose directory is `cgroup`, which is far
-/// cheaper than moving it there: a move waits for a grace period of the kernel.
+/// cheaper than moving it there: a move waits for a grace period of the kernel. `namespaces` are made for it.
 ///
 /// # Errors
 /// As `clone3(2)`; `EBUSY` if the cgroup hands controllers to children of its own.
-pub fn fork_into_cgroup(cgroup: impl AsFd, child: impl FnOnce() -> i32) -> nix::Result<Pid> {
+pub fn fork_into_cgroup(
+    cgroup: impl AsFd,
+    namespaces: CloneFlags,
+    child: impl FnOnce() -> i32,
+) -> nix::Result<Pid> {
     let args = CloneArgs {
-        flags: CLONE_INTO_CGROUP,
+        flags: CLONE_INTO_CGROUP | u64::from(namespaces.bits() as u32),
         exit_signal: libc::SIGCHLD as u64,
         cgroup: cgroup.as_fd().as_raw_fd() as u64,
         ..CloneArgs::default()

@@ -2,8 +2,11 @@
 #![allow(unsafe_code)]
 
 pub mod bpf;
+pub mod capabilities;
 pub mod fork;
 pub mod ioctl;
+pub mod mount;
+pub mod scheduling;
 pub mod socket;
 pub mod watch;
 
@@ -20,17 +23,6 @@ pub fn adopt(fd: RawFd) -> nix::Result<OwnedFd> {
     Errno::result(unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) })?;
     // SAFETY: it is open, and the caller names a descriptor that nothing else in this process owns.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
-}
-
-/// A second descriptor for what `fd` names.
-///
-/// # Errors
-/// `EBADF` if it is not open.
-pub fn duplicate(fd: RawFd) -> nix::Result<OwnedFd> {
-    // SAFETY: integers only.
-    let copy = Errno::result(unsafe { libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, 3) })?;
-    // SAFETY: the kernel has just made it for us.
-    Ok(unsafe { OwnedFd::from_raw_fd(copy) })
 }
 
 /// A pidfd of a living (or unreaped) process.
@@ -75,6 +67,19 @@ pub fn set_ids(uid: u32, gid: u32) -> nix::Result<()> {
     // SAFETY: as above.
     Errno::result(unsafe { libc::syscall(libc::SYS_setresuid, uid, uid, uid) })?;
     nix::sys::prctl::set_keepcaps(false)
+}
+
+/// Sets one resource limit of this process, by its number.
+///
+/// # Errors
+/// As `setrlimit(2)`.
+pub fn set_limit(resource: u32, soft: u64, hard: u64) -> nix::Result<()> {
+    let limit = libc::rlimit {
+        rlim_cur: soft,
+        rlim_max: hard,
+    };
+    // SAFETY: `limit` outlives the call, which only reads it.
+    Errno::result(unsafe { libc::setrlimit(resource, &raw const limit) }).map(drop)
 }
 
 /// Replaces this process's standard streams.

@@ -1,157 +1,184 @@
-//! A container and its init, through the `libcontainer` crate. Init waits for the start signal with
-//! everything done but the exec.
+//! A container and its init. Init waits at the gate with everything done but the exec.
 
-use std::fs::File;
-use std::io::Write;
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
-use std::os::unix::net::UnixListener;
-use std::path::{Path, PathBuf};
+use std::os::fd::{AsFd, OwnedFd};
 
-use bulkhead_agent_protocol::message::FailureKind;
-use libcontainer::container::builder::ContainerBuilder;
-use libcontainer::error::LibcontainerError;
-use libcontainer::syscall::syscall::SyscallType;
-use libcontainer::workload::{Executor, ExecutorError, ExecutorSetEnvsError, ExecutorValidationError};
-use oci_spec::runtime::Spec;
+use bulkhead_agent_protocol::message::{Failed, FailureKind};
+use nix::errno::Errno;
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
+use prost::Message;
 
-use super::diagnosis::Diagnosis;
-use super::job::CreateJob;
+use super::console::Terminal;
+use super::entry::{Surroundings, take_on};
+use super::gate::Gate;
+use super::job::{CreateJob, MAX_REPORT};
 use super::program::Program;
-use super::worker::Made;
+use super::worker::{Made, set_oom_score};
+use super::{namespaces, rootfs, scheduling, standard_streams};
+use crate::container::spec::{Prepared, prepare};
 use crate::failure::Failure;
 use crate::sys;
-
-/// The library's name for the container below the bundle. Short, because the path of the start signal's
-/// socket may have 107 bytes and the bundle's name takes most of them.
-pub const STATE_NAME: &str = "c";
 
 /// Exit codes of an init whose program could not be started after all, as shells have them.
 const NOT_EXECUTED: i32 = 126;
 const NOT_FOUND: i32 = 127;
 
-/// Where init waits for its start: connecting is the signal.
-pub fn start_socket(bundle: &Path) -> PathBuf {
-    bundle.join(STATE_NAME).join("notify.sock")
+/// Exit code of an init that never came to its gate, or whose gate is gone.
+const NOT_READY: i32 = 1;
+
+/// What init says when it is at its gate; a terminal's master comes along. Anything else is a failure.
+const READY: [u8; 1] = [0];
+
+/// The descriptors of the job.
+struct Descriptors {
+    cgroup: OwnedFd,
+    gate: OwnedFd,
+    streams: Vec<OwnedFd>,
 }
 
 /// Creates the container of `job`; its init waits.
 ///
 /// # Errors
-/// Typed and in runc's words where the cause is known.
+/// The first step that failed, typed and in runc's words.
 pub fn create(job: &CreateJob, fds: Vec<OwnedFd>) -> Result<Made, Failure> {
-    let mut fds = fds.into_iter();
-    let report = fds
-        .next()
-        .ok_or_else(|| Failure::invalid("create job without its descriptors"))?;
-    let spec = Spec::load(job.bundle.join("config.json"))
-        .map_err(|error| Failure::invalid(format!("read the container's spec: {error}")))?;
-    let diagnosis = Diagnosis::start()?;
-    let console = job.terminal.then(|| Console::listen(&job.bundle)).transpose()?;
-    let launcher = Launcher {
-        report: report.as_raw_fd(),
-        diagnosis: diagnosis.fd(),
-    };
-    let built = (|| {
-        let mut builder = ContainerBuilder::new(STATE_NAME.to_owned(), SyscallType::default())
-            .with_root_path(&job.bundle)?
-            .with_executor(launcher)
-            .with_console_socket(console.as_ref().map(|console| console.path.clone()));
-        if let (Some(stdin), Some(stdout), Some(stderr)) = (fds.next(), fds.next(), fds.next()) {
-            builder = builder.with_stdin(stdin).with_stdout(stdout).with_stderr(stderr);
-        }
-        builder
-            .as_init(&job.bundle)
-            .with_systemd(false)
-            .with_detach(true)
-            .build()
-    })();
-    let container = built.map_err(|error: LibcontainerError| diagnosis.explain(&spec, &error))?;
-    let pid = container
-        .pid()
-        .ok_or_else(|| Failure::new(FailureKind::Other, "create", "the container has no init"))?;
-    let terminal = console.map(|console| console.accept()).transpose()?;
-    Ok(Made {
-        pid: pid.as_raw(),
-        terminal,
+    let other = |stage: &'static str| move |errno: Errno| Failure::os(FailureKind::Other, stage, &errno);
+    let Descriptors {
+        cgroup,
+        gate,
+        streams,
+    } = Descriptors::sort(fds)?;
+    let mut prepared = prepare(&job.spec, job.terminal)?;
+    if let Some(root) = &job.root {
+        prepared
+            .spec
+            .root_mut()
+            .get_or_insert_default()
+            .set_path(root.into());
+    }
+    let (process, linux) = (prepared.process()?, prepared.linux()?);
+    set_oom_score(process.oom_score_adj().unwrap_or_default())?;
+    let new = namespaces::join(linux)?;
+    let (ours, theirs) = socketpair(
+        AddressFamily::Unix,
+        SockType::SeqPacket,
+        None,
+        SockFlag::SOCK_CLOEXEC,
+    )
+    .map_err(other("make init's report socket"))?;
+    // What the child takes; the parent drops its own copy.
+    let mut childs = Some((theirs, gate, streams));
+    let pid = sys::fork::fork_into_cgroup(&cgroup, new, || match childs.take() {
+        Some((report, gate, streams)) => live(&prepared, streams, report, Gate::of(gate)),
+        // Cannot be: this closure runs once, in the child, on its own copy.
+        None => NOT_READY,
     })
-}
-
-/// Where init sends the master of the terminal it has opened in the container.
-struct Console {
-    listener: UnixListener,
-    path: PathBuf,
-}
-
-impl Console {
-    fn listen(bundle: &Path) -> Result<Self, Failure> {
-        let path = bundle.join("tty");
-        let listener = UnixListener::bind(&path)
-            .map_err(|error| Failure::os(FailureKind::Pty, "make the console socket", &error))?;
-        Ok(Self { listener, path })
-    }
-
-    /// Init has sent it before it said that it is ready, so this does not wait.
-    fn accept(&self) -> Result<OwnedFd, Failure> {
-        let failed = |error: std::io::Error| Failure::os(FailureKind::Pty, "receive the terminal", &error);
-        let (socket, _) = self.listener.accept().map_err(failed)?;
-        let (_, fds) = sys::socket::receive(&socket, &mut [0; 64]).map_err(|errno| failed(errno.into()))?;
-        fds.into_iter()
-            .next()
-            .ok_or_else(|| Failure::new(FailureKind::Pty, "receive the terminal", "init sent no terminal"))
+    .map_err(|errno| {
+        Failure::os(
+            FailureKind::Cgroup,
+            "start init in the container's cgroup",
+            &errno,
+        )
+    })?;
+    drop(childs);
+    match hear(&ours) {
+        Ok(terminal) => Ok(Made {
+            pid: pid.as_raw(),
+            terminal,
+        }),
+        Err(failure) => {
+            // It has nothing left to do but end; its parent must not leave it as a zombie of the agent.
+            // If it is not there any more, that is what is wanted.
+            let _ = sys::kill(pid.as_raw(), libc::SIGKILL);
+            let _ = nix::sys::wait::waitpid(pid, None);
+            Err(failure)
+        }
     }
 }
 
-/// Finds the program before init waits, and becomes it afterwards. Runs in init; the descriptors are
-/// numbers because the library clones this across forks.
-#[derive(Clone)]
-struct Launcher {
-    /// Tells the agent why the program could not be started; closed by a successful exec.
-    report: RawFd,
-    diagnosis: RawFd,
-}
-
-impl Executor for Launcher {
-    fn validate(&self, spec: &Spec) -> Result<(), ExecutorValidationError> {
-        program_of(spec).map(drop).map_err(|failure| {
-            Diagnosis::record_failure(self.diagnosis, &failure);
-            ExecutorValidationError::ArgValidationError(failure.message)
-        })
-    }
-
-    fn setup_envs(&self, _: std::collections::HashMap<String, String>) -> Result<(), ExecutorSetEnvsError> {
-        // The program is given its environment by execve, in the spec's order and with its duplicates.
-        Ok(())
-    }
-
-    fn exec(&self, spec: &Spec) -> Result<(), ExecutorError> {
-        let failure = match program_of(spec) {
-            Ok(program) => match sys::fork::reset_signals() {
-                Ok(()) => program.become_it(),
-                Err(errno) => Failure::os(FailureKind::Other, "reset signals", &errno),
-            },
-            Err(failure) => failure,
-        };
-        write_report(self.report, &failure);
-        // Here and not by returning: the library would write to pipes whose readers are gone.
-        std::process::exit(match failure.kind() {
-            FailureKind::ExecutableNotFound => NOT_FOUND,
-            _ => NOT_EXECUTED,
-        })
+impl Descriptors {
+    fn sort(fds: Vec<OwnedFd>) -> Result<Self, Failure> {
+        let mut fds = fds.into_iter();
+        match (fds.next(), fds.next()) {
+            (Some(cgroup), Some(gate)) => Ok(Self {
+                cgroup,
+                gate,
+                streams: fds.collect(),
+            }),
+            _ => Err(Failure::invalid("create job without its descriptors")),
+        }
     }
 }
 
-fn program_of(spec: &Spec) -> Result<Program, Failure> {
-    let process = spec
-        .process()
-        .as_ref()
-        .ok_or_else(|| Failure::invalid("spec without process"))?;
-    Program::find(process)
+/// Waits for init's word.
+fn hear(report: &OwnedFd) -> Result<Option<OwnedFd>, Failure> {
+    let mut word = [0; MAX_REPORT];
+    let (length, fds) = sys::socket::receive(report, &mut word)
+        .map_err(|errno| Failure::os(FailureKind::Other, "hear of init", &errno))?;
+    match &word[..length] {
+        word if *word == READY => Ok(fds.into_iter().next()),
+        [] => Err(Failure::new(
+            FailureKind::Other,
+            "create",
+            "init ended before it was ready",
+        )),
+        word => Err(Failed::decode(word).map_or_else(
+            |error| Failure::new(FailureKind::Other, "create", format!("init's report: {error}")),
+            Failure::from,
+        )),
+    }
 }
 
-/// Best effort: a filter may forbid writing, and then the agent sees only that init has ended.
-fn write_report(fd: RawFd, failure: &Failure) {
-    let Ok(report) = sys::adopt(fd) else { return };
-    if let Ok(text) = serde_json::to_vec(failure) {
-        let _ = File::from(report).write_all(&text);
+/// Init's life until its program takes over. Returns its exit code if that does not happen.
+fn live(prepared: &Prepared, streams: Vec<OwnedFd>, report: OwnedFd, mut gate: Gate) -> i32 {
+    let (program, terminal) = match become_init(prepared, streams) {
+        Ok(ready) => ready,
+        Err(failure) => {
+            // If even this fails, the worker sees an init that ended.
+            let _ = sys::socket::send(&report, &Failed::from(failure).encode_to_vec(), &[]);
+            return NOT_READY;
+        }
+    };
+    let fds: Vec<_> = terminal.iter().map(AsFd::as_fd).collect();
+    if sys::socket::send(&report, &READY, &fds).is_err() {
+        return NOT_READY;
     }
+    drop((report, terminal));
+    if !gate.wait() {
+        return NOT_READY;
+    }
+    let failure = program.become_it();
+    let code = match failure.kind() {
+        FailureKind::ExecutableNotFound => NOT_FOUND,
+        _ => NOT_EXECUTED,
+    };
+    gate.refuse(failure);
+    code
+}
+
+/// Everything between the fork and the gate.
+fn become_init(
+    prepared: &Prepared,
+    mut streams: Vec<OwnedFd>,
+) -> Result<(Program, Option<OwnedFd>), Failure> {
+    let (spec, process) = (&prepared.spec, prepared.process()?);
+    nix::unistd::setsid().map_err(|errno| Failure::os(FailureKind::Other, "start a session", &errno))?;
+    scheduling::assume(process)?;
+    namespaces::furnish(spec)?;
+    let root = rootfs::prepare(spec)?;
+    rootfs::enter(&root, spec)?;
+    drop(root);
+    let mut master = None;
+    if process.terminal() == Some(true) {
+        let terminal = Terminal::open(process)?;
+        terminal.mount_as_console()?;
+        master = Some(terminal.master);
+        streams = vec![terminal.peer];
+    }
+    standard_streams::assume(&streams)?;
+    standard_streams::reopen_null()?;
+    rootfs::seal(spec)?;
+    let surroundings = Surroundings {
+        seccomp: prepared.seccomp(),
+        personality: prepared.personality,
+    };
+    Ok((take_on(process, &surroundings)?, master))
 }

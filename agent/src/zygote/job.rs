@@ -1,58 +1,82 @@
-//! What the agent asks of a worker, and what it hears back.
+//! What the agent asks of a worker, and what it hears back. In the protocol's own encoding, whose code has run
+//! in this VM already.
 
-use std::path::PathBuf;
+use bulkhead_agent_protocol::message::{Failed, Started};
+use prost::{Message, Oneof};
 
-use oci_spec::runtime::{LinuxSeccomp, Process};
-use serde::{Deserialize, Serialize};
-
-use crate::failure::Failure;
-
-/// Longest report in bytes: a failure's message of 4 KiB, doubled for escapes, and its other fields.
+/// Longest report in bytes: a failure's message of 4 KiB, its stage and its numbers.
 pub const MAX_REPORT: usize = 16 * 1024;
 
 /// One piece of work.
-#[derive(Serialize, Deserialize)]
-pub enum Job {
-    /// Make a container whose init waits.
-    Create(CreateJob),
-    /// Start a process in a container.
-    Exec(Box<ExecJob>),
+#[derive(Clone, PartialEq, Message)]
+pub struct Job {
+    /// Which.
+    #[prost(oneof = "Work", tags = "1, 2")]
+    pub work: Option<Work>,
 }
 
-/// Make a container whose init waits. Descriptors: the write end of the pipe that tells how starting
-/// the program went, then standard input, output and error unless there is a terminal.
-#[derive(Serialize, Deserialize)]
+/// One piece of work.
+#[derive(Clone, PartialEq, Oneof)]
+pub enum Work {
+    /// Make a container whose init waits.
+    #[prost(message, tag = "1")]
+    Create(CreateJob),
+    /// Start a process in a container.
+    #[prost(message, tag = "2")]
+    Exec(ExecJob),
+}
+
+/// Make a container whose init waits. Descriptors: its cgroup's directory, init's end of the gate, then
+/// standard input, output and error unless there is a terminal.
+#[derive(Clone, PartialEq, Message)]
 pub struct CreateJob {
-    /// Id of the container.
-    pub container_id: String,
-    /// Directory with `config.json`; the library's state goes below it.
-    pub bundle: PathBuf,
+    /// `config.json`, which the agent has checked. It is parsed once more rather than written out again.
+    #[prost(bytes = "vec", tag = "1")]
+    pub spec: Vec<u8>,
     /// The process gets a terminal.
+    #[prost(bool, tag = "2")]
     pub terminal: bool,
+    /// Where its root is, if not where the spec says.
+    #[prost(string, optional, tag = "3")]
+    pub root: Option<String>,
 }
 
 /// Start a process in a container. Descriptors: a pidfd of the container's init, its cgroup's
 /// directory, then standard input, output and error unless there is a terminal.
-#[derive(Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Message)]
 pub struct ExecJob {
-    /// The process, validated.
-    pub process: Process,
+    /// The process as JSON, which the agent has checked.
+    #[prost(bytes = "vec", tag = "1")]
+    pub process: Vec<u8>,
+    /// The process gets a terminal.
+    #[prost(bool, tag = "2")]
+    pub terminal: bool,
     /// `CLONE_NEW*` flags of the namespaces to join.
+    #[prost(int32, tag = "3")]
     pub namespaces: i32,
-    /// The container's filter.
-    pub seccomp: Option<LinuxSeccomp>,
+    /// The container's filter as JSON, if it has one.
+    #[prost(bytes = "vec", optional, tag = "4")]
+    pub seccomp: Option<Vec<u8>>,
     /// The container's execution domain for `personality(2)`.
+    #[prost(uint64, optional, tag = "5")]
     pub personality: Option<u64>,
 }
 
 /// How it went.
-#[derive(Serialize, Deserialize)]
-pub enum Report {
+#[derive(Clone, PartialEq, Message)]
+pub struct Report {
+    /// What there is to tell.
+    #[prost(oneof = "Outcome", tags = "1, 2")]
+    pub outcome: Option<Outcome>,
+}
+
+/// How it went.
+#[derive(Clone, PartialEq, Oneof)]
+pub enum Outcome {
     /// A process exists; the worker is its parent until the channel closes.
-    Started {
-        /// Pid in the agent's pid namespace.
-        pid: i32,
-    },
+    #[prost(message, tag = "1")]
+    Started(Started),
     /// Nothing is left of it.
-    Failed(Failure),
+    #[prost(message, tag = "2")]
+    Failed(Failed),
 }

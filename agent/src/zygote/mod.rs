@@ -14,12 +14,25 @@
 //! A worker stays the parent of what it made until the agent has closed the channel, so that the agent
 //! cannot reap a process that it does not know yet: no exit is lost and none is mistaken for another's.
 
-pub mod credentials;
-pub mod diagnosis;
-pub mod exec;
-pub mod init;
+mod capabilities;
+mod console;
+mod credentials;
+mod devices;
+mod entry;
+mod exec;
+mod filter;
+pub mod gate;
+mod hidden_paths;
+mod init;
 pub mod job;
-pub mod program;
+mod mount_options;
+mod mounts;
+pub mod namespaces;
+mod program;
+mod root;
+mod rootfs;
+mod scheduling;
+mod standard_streams;
 mod worker;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -30,13 +43,14 @@ use bulkhead_agent_protocol::message::FailureKind;
 use nix::errno::Errno;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 use nix::unistd::Pid;
+use prost::Message;
 use tokio::io::{AsyncWriteExt, Interest};
 use tokio::net::UnixStream;
 use tokio::time::timeout;
 
 use crate::failure::Failure;
 use crate::sys;
-use job::{Job, MAX_REPORT, Report};
+use job::{Job, MAX_REPORT, Outcome, Report, Work};
 
 /// How long a worker may take: far more than any does, less than a host waits. A container that was paused
 /// meanwhile freezes its worker's child, and some file systems wait for ever.
@@ -98,8 +112,8 @@ impl Zygote {
     ///
     /// # Errors
     /// The worker's own failure, or that it could not be reached.
-    pub async fn run(&self, job: &Job, fds: &[BorrowedFd<'_>]) -> Result<Spawned, Failure> {
-        let request = serde_json::to_vec(job).map_err(|error| lost(&format!("job: {error}")))?;
+    pub async fn run(&self, work: Work, fds: &[BorrowedFd<'_>]) -> Result<Spawned, Failure> {
+        let request = Job { work: Some(work) }.encode_to_vec();
         let (ours, theirs) = StdUnixStream::pair().map_err(|error| lost(&error.to_string()))?;
         let mut all = vec![theirs.as_fd()];
         all.extend_from_slice(fds);
@@ -118,9 +132,9 @@ impl Zygote {
         }
         let report = timeout(JOB_DEADLINE, read_report(&channel));
         match report.await.map_err(|_| lost("it takes too long"))?? {
-            (Report::Failed(failure), _) => Err(failure),
-            (Report::Started { pid }, terminal) => Ok(Spawned {
-                pid,
+            (Outcome::Failed(failed), _) => Err(failed.into()),
+            (Outcome::Started(started), terminal) => Ok(Spawned {
+                pid: i32::try_from(started.pid).map_err(|_| lost("its report is nonsense"))?,
                 terminal,
                 _channel: channel,
             }),
@@ -128,11 +142,11 @@ impl Zygote {
     }
 }
 
-/// One report is one JSON object on a line; a terminal's master comes along with its bytes.
-async fn read_report(channel: &UnixStream) -> Result<(Report, Option<OwnedFd>), Failure> {
-    let mut text = Vec::new();
+/// A report with its length before it; a terminal's master comes along with its bytes.
+async fn read_report(channel: &UnixStream) -> Result<(Outcome, Option<OwnedFd>), Failure> {
+    let mut bytes = Vec::new();
     let mut terminal = None;
-    while text.last() != Some(&b'\n') {
+    loop {
         let mut part = [0; 1024];
         let received = channel
             .async_io(Interest::READABLE, || {
@@ -144,14 +158,23 @@ async fn read_report(channel: &UnixStream) -> Result<(Report, Option<OwnedFd>), 
         if length == 0 {
             return Err(lost("it ended without a report"));
         }
-        text.extend_from_slice(&part[..length]);
-        if text.len() > MAX_REPORT {
+        bytes.extend_from_slice(&part[..length]);
+        if bytes.len() > MAX_REPORT {
             return Err(lost("its report is too long"));
         }
         terminal = fds.into_iter().next().or(terminal);
+        if is_whole(&bytes) {
+            break;
+        }
     }
-    let report = serde_json::from_slice(&text).map_err(|error| lost(&error.to_string()))?;
-    Ok((report, terminal))
+    let report = Report::decode_length_delimited(&bytes[..]).map_err(|error| lost(&error.to_string()))?;
+    let outcome = report.outcome.ok_or_else(|| lost("its report is empty"))?;
+    Ok((outcome, terminal))
+}
+
+fn is_whole(bytes: &[u8]) -> bool {
+    let mut rest = bytes;
+    prost::decode_length_delimiter(&mut rest).is_ok_and(|length| rest.len() >= length)
 }
 
 fn lost(reason: &str) -> Failure {

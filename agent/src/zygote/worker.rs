@@ -5,15 +5,16 @@ use std::io::{Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
-use bulkhead_agent_protocol::message::FailureKind;
+use bulkhead_agent_protocol::message::{FailureKind, Started};
 use nix::errno::Errno;
+use prost::Message;
 
-use super::job::{Job, Report};
+use super::job::{Job, Outcome, Report, Work};
 use super::{exec, init};
 use crate::failure::Failure;
 use crate::sys;
 
-/// Largest job accepted: the protocol's largest control frame, with room for the JSON around it.
+/// Largest job accepted: the protocol's largest control frame, twice: a spec and what is sent along with it.
 const MAX_JOB: u32 = 8 * 1024 * 1024;
 
 /// What a job made.
@@ -26,8 +27,9 @@ pub struct Made {
 
 /// Forks a worker for each job until the agent is gone. Returns the zygote's exit code.
 pub fn serve(control: &OwnedFd) -> i32 {
-    // Workers are not waited for: each tells its result itself, by its channel or by closing it.
-    if sys::fork::reap_automatically(true).is_err() {
+    // What is ignored here would be ignored in containers. Workers are not waited for: each tells its
+    // result itself, by its channel or by closing it.
+    if sys::fork::reset_signals().is_err() || sys::fork::reap_automatically(true).is_err() {
         return 1;
     }
     loop {
@@ -53,17 +55,22 @@ pub fn serve(control: &OwnedFd) -> i32 {
 fn work(mut channel: UnixStream, fds: Vec<OwnedFd>) -> i32 {
     let outcome = prepare()
         .and_then(|()| read_job(&mut channel))
-        .and_then(|job| match job {
-            Job::Create(job) => init::create(&job, fds),
-            Job::Exec(job) => exec::start(&job, fds),
+        .and_then(|work| match work {
+            Work::Create(job) => init::create(&job, fds),
+            Work::Exec(job) => exec::start(&job, fds),
         });
-    let (report, terminal) = match outcome {
-        Ok(made) => (Report::Started { pid: made.pid }, made.terminal),
-        Err(failure) => (Report::Failed(failure), None),
+    let mut made_pid = None;
+    let (outcome, terminal) = match outcome {
+        Ok(Made { pid, terminal }) => {
+            made_pid = Some(pid);
+            let pid = u32::try_from(pid).unwrap_or_default();
+            (Outcome::Started(Started { pid }), terminal)
+        }
+        Err(failure) => (Outcome::Failed(failure.into()), None),
     };
-    if send_report(&mut channel, &report, terminal.as_ref()).is_err() {
-        if let Report::Started { pid } = report {
-            // The agent has given up waiting; nobody would ever know this process.
+    if send_report(&mut channel, outcome, terminal.as_ref()).is_err() {
+        if let Some(pid) = made_pid {
+            // The agent has given up waiting; nobody would ever know this process. It may have ended itself.
             let _ = sys::kill(pid, libc::SIGKILL);
         }
         return 1;
@@ -79,14 +86,21 @@ fn work(mut channel: UnixStream, fds: Vec<OwnedFd>) -> i32 {
 fn prepare() -> Result<(), Failure> {
     let failed = |stage: &str, errno: Errno| Failure::os(FailureKind::Other, stage, &errno);
     sys::fork::reap_automatically(false).map_err(|errno| failed("set SIGCHLD", errno))?;
-    // The agent and the zygote are protected from the OOM killer; what they make is not.
-    fs::write("/proc/self/oom_score_adj", "0")
-        .map_err(|error| Failure::os(FailureKind::Other, "set oom_score_adj", &error))?;
     // Until exec, nobody in the container may trace a worker or reach the agent's program through it.
     nix::sys::prctl::set_dumpable(false).map_err(|errno| failed("set dumpable", errno))
 }
 
-fn read_job(channel: &mut UnixStream) -> Result<Job, Failure> {
+/// Sets how ready the kernel is to kill the process that is about to be made: the agent and the zygote are
+/// protected, what they make is not. Before namespaces are joined: afterwards /proc is the container's.
+///
+/// # Errors
+/// `Other`.
+pub fn set_oom_score(score: i32) -> Result<(), Failure> {
+    fs::write("/proc/self/oom_score_adj", score.to_string())
+        .map_err(|error| Failure::os(FailureKind::Other, "set oom_score_adj", &error))
+}
+
+fn read_job(channel: &mut UnixStream) -> Result<Work, Failure> {
     let failed = |error: std::io::Error| Failure::os(FailureKind::Other, "receive job", &error);
     let mut length = [0; 4];
     channel.read_exact(&mut length).map_err(failed)?;
@@ -96,20 +110,23 @@ fn read_job(channel: &mut UnixStream) -> Result<Job, Failure> {
             "the process takes {length} bytes to describe"
         )));
     }
-    let mut text = vec![0; length as usize];
-    channel.read_exact(&mut text).map_err(failed)?;
-    serde_json::from_slice(&text).map_err(|error| Failure::invalid(format!("job: {error}")))
+    let mut bytes = vec![0; length as usize];
+    channel.read_exact(&mut bytes).map_err(failed)?;
+    let job = Job::decode(&bytes[..]).map_err(|error| Failure::invalid(format!("job: {error}")))?;
+    job.work.ok_or_else(|| Failure::invalid("job: nothing to do"))
 }
 
 fn send_report(
     channel: &mut UnixStream,
-    report: &Report,
+    outcome: Outcome,
     terminal: Option<&OwnedFd>,
-) -> Result<(), Box<dyn std::error::Error>> {
-    let mut text = serde_json::to_vec(report)?;
-    text.push(b'\n');
+) -> std::io::Result<()> {
+    let report = Report {
+        outcome: Some(outcome),
+    };
+    // Its length first: the channel stays open.
+    let bytes = report.encode_length_delimited_to_vec();
     let fds: Vec<_> = terminal.into_iter().map(AsFd::as_fd).collect();
-    let sent = sys::socket::send(&*channel, &text, &fds)?;
-    channel.write_all(&text[sent..])?;
-    Ok(())
+    let sent = sys::socket::send(&*channel, &bytes, &fds)?;
+    channel.write_all(&bytes[sent..])
 }
