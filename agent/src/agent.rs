@@ -13,6 +13,7 @@ use tokio::time::{MissedTickBehavior, interval};
 use crate::container::oom::OomWatch;
 use crate::container::registry::Registry;
 use crate::container::{Container, State, stats};
+use crate::disks::Disks;
 use crate::lock;
 use crate::zygote::Zygote;
 
@@ -35,6 +36,8 @@ pub struct Agent {
     pub registry: Mutex<Registry>,
     /// Processes killed for want of memory.
     pub oom: OomWatch,
+    /// Root file systems on disks.
+    pub disks: Disks,
     /// To the host, in order.
     pub events: mpsc::Sender<Body>,
     /// Told at each reaping.
@@ -74,6 +77,7 @@ impl Agent {
             layout,
             registry: Mutex::default(),
             oom: OomWatch::new()?,
+            disks: Disks::default(),
             events,
             reaped: Notify::new(),
             configured: AtomicBool::new(false),

@@ -9,6 +9,7 @@
 
 mod agent;
 mod container;
+mod disks;
 mod failure;
 mod guest;
 mod reaper;

@@ -59,7 +59,7 @@ async fn an_absent_stream_is_dev_null() {
     let request = CreateContainer {
         container_id: "c".into(),
         spec,
-        stdio: None,
+        ..CreateContainer::default()
     };
     assert!(matches!(
         vm.request(Body::CreateContainer(request)).await,

@@ -114,6 +114,16 @@ impl ContainerShare<'_> {
         self.add(&self.id.join("rootfs"), rootfs, options, undo)
     }
 
+    /// Shows an empty directory in the root file system's place, for a container that has its own on disks.
+    ///
+    /// # Errors
+    /// It could not be made.
+    pub fn add_empty_rootfs(&self, undo: &mut Undo) -> Result<(), MountError> {
+        let place = self.id.join("rootfs");
+        let shown = self.share.path.join(&place);
+        make_directory(self.share.tree.as_fd(), &place, &shown, undo).map(drop)
+    }
+
     /// Shows a directory, file or special file of the host.
     ///
     /// # Errors

@@ -3,6 +3,7 @@
 //! Field numbers are append-only. Identity on the wire is `(container_id, exec_id)`; an empty
 //! `exec_id` is the container's init. Stream ids are chosen by the host and used once in a connection.
 
+mod disk;
 mod event;
 mod reply;
 mod request;
@@ -11,6 +12,7 @@ mod tests;
 
 use prost::{Message, Oneof};
 
+pub use self::disk::*;
 pub use self::event::*;
 pub use self::reply::*;
 pub use self::request::*;

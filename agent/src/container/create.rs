@@ -36,6 +36,9 @@ pub async fn create(agent: &Arc<Agent>, request: CreateContainer) -> Result<Spaw
                 // report, not this.
                 let _ = cgroup.remove().await;
             }
+            if let Err(failure) = agent.disks.detach(&id).await {
+                eprintln!("bulkhead-agent: {failure}");
+            }
             lock(&agent.registry).release(&id);
             Err(failure)
         }
@@ -48,8 +51,10 @@ async fn build(
     made: &mut Option<Cgroup>,
 ) -> Result<(Container, Spawned), Failure> {
     let id = request.container_id.as_str();
-    let stdio = request.stdio.unwrap_or_default();
+    let stdio = request.stdio.clone().unwrap_or_default();
     let prepared = prepare(&request.spec, stdio.terminal)?;
+    let root = agent.disks.attach(&request).await?;
+    let root = root.map(|root| root.to_string_lossy().into_owned());
     let settings = resources::settings(&prepared.resources)?;
     let filter = devices::program(prepared.resources.devices().as_deref().unwrap_or_default())?;
 
@@ -67,7 +72,7 @@ async fn build(
     let job = CreateJob {
         spec: request.spec,
         terminal: stdio.terminal,
-        root: None,
+        root,
     };
     let uid = prepared.process()?.user().uid();
     let (gate, spawned, process) = spawn(agent, &stdio, uid, &cgroup, job).await?;

@@ -109,7 +109,10 @@ pub async fn delete(agent: &Arc<Agent>, id: &str, exec_id: &str) -> Result<(), F
     }
     wait_until_stopped(agent, id).await?;
     let container = lock(&agent.registry).take(id)?;
-    let removed = container.cgroup.remove().await;
+    let mut removed = container.cgroup.remove().await;
+    if removed.is_ok() {
+        removed = agent.disks.detach(id).await;
+    }
     if let Err(failure) = removed {
         lock(&agent.registry).put_back(id, container);
         return Err(failure);

@@ -38,6 +38,7 @@ pub async fn stop_everything(agent: &Agent) {
     // Those that have not died by then die with the machine.
     let _ = timeout(DIE, all_stopped).await;
     if agent.layout.is_guest {
+        agent.disks.unmount_all();
         nix::unistd::sync();
         // Lazily: a process in an uninterruptible wait may still hold it, and must not keep us.
         let _ = umount2(SHARE, MntFlags::MNT_DETACH);

@@ -192,6 +192,7 @@ impl Vm {
             container_id: container.id.clone(),
             spec: container.json(),
             stdio: Some(stdio),
+            ..CreateContainer::default()
         };
         match self.request(Body::CreateContainer(request)).await {
             Outcome::Started(started) => {

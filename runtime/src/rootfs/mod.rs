@@ -1,8 +1,12 @@
 //! The mounts containerd asks for at `<bundle>/rootfs`, made in order and undone in reverse.
 
+pub mod disk_file;
 pub mod mount_points;
+pub mod on_disks;
 mod options;
+mod order;
 mod overlay;
+mod place;
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -47,6 +51,13 @@ pub enum RootfsError {
         /// Where.
         target: PathBuf,
         /// Why.
+        source: io::Error,
+    },
+    /// disk {path}: {source}
+    Disk {
+        /// What should have been one.
+        path: PathBuf,
+        /// Why it is not.
         source: io::Error,
     },
     /// rootfs: mount {index}: {reason}

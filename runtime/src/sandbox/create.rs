@@ -9,6 +9,7 @@ use std::time::Instant;
 use bulkhead_agent_protocol::message::{Body, CreateContainer};
 use bulkhead_oci::PidNamespace;
 
+use super::disks::OpenRoot;
 use super::registry::{Entry, Resources, lock};
 use super::timings::CreateTimings;
 use super::{ContainerRequest, ErrorKind, Inner, SandboxError, bereaved, deadlines};
@@ -47,8 +48,12 @@ impl Inner {
         let spec = serde_json::to_vec(&request.plan.guest)
             .map_err(|error| SandboxError::doing(ErrorKind::Internal, "spec", &error))?;
         let begun = Instant::now();
-        self.prepare(Arc::clone(request), Arc::clone(entry)).await?;
+        let root = self.prepare(Arc::clone(request), Arc::clone(entry)).await?;
         let prepared = begun.elapsed();
+        if let Some(root) = root {
+            self.plug(entry, root).await?;
+        }
+        let plugged = begun.elapsed();
         let pid = self.start_anchor(entry, "").await?;
         let anchored = begun.elapsed();
         // Nobody else sets it.
@@ -69,7 +74,8 @@ impl Inner {
         }
         let timings = CreateTimings {
             host: prepared,
-            anchor: anchored - prepared,
+            disks: plugged - prepared,
+            anchor: anchored - plugged,
             guest: begun.elapsed() - anchored,
         };
         tracing::info!(container = entry.id, ?timings, "container is made");
@@ -83,11 +89,16 @@ impl Inner {
         spec: Vec<u8>,
     ) -> Result<(), SandboxError> {
         let (stdio, streams) = self.agent.open_streams(request.stdio)?;
-        let create = CreateContainer {
+        let mut create = CreateContainer {
             container_id: entry.id.clone(),
             spec,
             stdio: Some(stdio),
+            ..CreateContainer::default()
         };
+        if let Some(plugged) = lock(&entry.disks).as_ref() {
+            create.disks = plugged.for_guest();
+            create.root.clone_from(&plugged.root);
+        }
         self.agent
             .request(
                 "CreateContainer",
@@ -99,17 +110,18 @@ impl Inner {
         Ok(())
     }
 
-    /// Mounts, share and cgroup, on a thread that may block.
+    /// Mounts, share and cgroup, on a thread that may block. Returns the root file system's disks, if it is to
+    /// be on disks.
     async fn prepare(
         self: &Arc<Self>,
         request: Arc<ContainerRequest>,
         entry: Arc<Entry>,
-    ) -> Result<(), SandboxError> {
+    ) -> Result<Option<OpenRoot>, SandboxError> {
         let sandbox = Arc::clone(self);
         let work = move || {
-            let resources = sandbox.prepare_blocking(&request)?;
+            let (resources, root) = sandbox.prepare_blocking(&request)?;
             entry.keep(resources);
-            Ok(())
+            Ok(root)
         };
         match tokio::task::spawn_blocking(work).await {
             Ok(result) => result,
@@ -120,7 +132,10 @@ impl Inner {
         }
     }
 
-    fn prepare_blocking(&self, request: &ContainerRequest) -> Result<Resources, SandboxError> {
+    fn prepare_blocking(
+        &self,
+        request: &ContainerRequest,
+    ) -> Result<(Resources, Option<OpenRoot>), SandboxError> {
         let (host, plan) = (&self.machine().host, &request.plan.host);
         let mut undo = Undo::new();
         let missing = host.hierarchies.missing(&plan.cgroups_path)?;
@@ -130,14 +145,20 @@ impl Inner {
                 .insert(request.id.clone(), self.container_state(request, missing.clone()));
         })?;
 
-        if !request.rootfs.is_empty() {
-            rootfs::mount_all(&request.rootfs, &request.bundle.join("rootfs"), &mut undo)?;
-        }
+        let disks = rootfs::on_disks::plan(&request.rootfs)?;
+        let disks = disks.map(OpenRoot::open).transpose()?;
         let share = host.share.container(&request.id, &mut undo)?;
-        if plan.rootfs_read_only {
-            rootfs::mount_points::make(&request.plan);
+        if disks.is_some() {
+            share.add_empty_rootfs(&mut undo)?;
+        } else {
+            if !request.rootfs.is_empty() {
+                rootfs::mount_all(&request.rootfs, &request.bundle.join("rootfs"), &mut undo)?;
+            }
+            if plan.rootfs_read_only {
+                rootfs::mount_points::make(&request.plan);
+            }
+            share.add_rootfs(&plan.rootfs, plan.rootfs_read_only, &mut undo)?;
         }
-        share.add_rootfs(&plan.rootfs, plan.rootfs_read_only, &mut undo)?;
         for bind in &plan.binds {
             share.add_bind(bind, &mut undo).map_err(|error| {
                 let what = format!("mount for {}", bind.destination.display());
@@ -153,7 +174,7 @@ impl Inner {
         if let Some(resources) = &plan.resources {
             cgroup.apply(resources)?;
         }
-        Ok(Resources { undo, cgroup })
+        Ok((Resources { undo, cgroup }, disks))
     }
 
     /// What clean-up has to know, all of it before any of it is there.

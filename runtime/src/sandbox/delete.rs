@@ -48,6 +48,7 @@ impl Inner {
             return Ok(());
         }
         entry.end_anchors().await;
+        self.unplug(entry).await;
         let resources = entry.take_resources();
         let result = match resources {
             Some(Resources { undo, .. }) => match tokio::task::spawn_blocking(move || undo.run()).await {
@@ -110,7 +111,7 @@ impl Inner {
         }
     }
 
-    fn is_vm_alive(&self) -> bool {
+    pub(super) fn is_vm_alive(&self) -> bool {
         self.machine()
             .vm()
             .is_some_and(|vm| vm.process().try_wait().is_none())

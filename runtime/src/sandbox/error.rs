@@ -115,6 +115,10 @@ impl From<RootfsError> for SandboxError {
         let kind = match &error {
             RootfsError::Unsupported(_) => ErrorKind::Unimplemented,
             RootfsError::Invalid { .. } => ErrorKind::InvalidArgument,
+            RootfsError::Disk { source, .. } if source.kind() == std::io::ErrorKind::InvalidInput => {
+                ErrorKind::InvalidArgument
+            }
+            RootfsError::Disk { .. } => ErrorKind::FailedPrecondition,
             RootfsError::Mount(error) => kind_of_mount(error),
             RootfsError::FileSystem { .. } => ErrorKind::Internal,
         };
@@ -157,6 +161,7 @@ impl From<VmmError> for SandboxError {
         let kind = match &error {
             VmmError::NotFound { .. } => ErrorKind::FailedPrecondition,
             VmmError::Died(_) => ErrorKind::Unavailable,
+            VmmError::Disk { .. } => ErrorKind::FailedPrecondition,
             VmmError::Slow { .. } => ErrorKind::DeadlineExceeded,
             VmmError::Unsupported(_) => ErrorKind::Unimplemented,
             _ => ErrorKind::Internal,

@@ -11,6 +11,7 @@ mod create;
 mod deadlines;
 mod delete;
 pub(crate) mod directory;
+mod disks;
 mod error;
 mod event;
 mod host;
@@ -45,6 +46,7 @@ pub use timings::{Origin, Timings};
 use crate::agent::AgentClient;
 use crate::vmm::Vmm;
 use crate::vmm::qemu::Qemu;
+use disks::Targets;
 use machine::{Machine, Owner};
 use pump::Pump;
 use registry::Registry;
@@ -60,6 +62,7 @@ struct Inner {
     owner: Owner,
     agent: AgentClient,
     registry: Arc<Registry>,
+    targets: Targets,
     anchor_program: PathBuf,
     /// What the guest has been told of its network.
     network: Mutex<Option<ConfigureNetwork>>,
@@ -101,6 +104,7 @@ impl Sandbox {
             owner: launched.owner,
             agent: launched.agent,
             registry,
+            targets: Targets::default(),
             anchor_program: create::anchor_program(&request.config),
             network: Mutex::default(),
             timings: launched.timings,

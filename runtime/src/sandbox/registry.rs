@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use bulkhead_agent_protocol::message::Stats;
 use bulkhead_oci::HostHooks;
 
+use super::disks::Plugged;
 use super::{ErrorKind, SandboxError};
 use crate::agent::Streams;
 use crate::anchor::Anchor;
@@ -37,6 +38,8 @@ pub(super) struct Entry {
     pub streams: Mutex<Option<Streams>>,
     /// The guest's last word on the container's counters.
     pub stats: Mutex<Option<Box<Stats>>>,
+    /// What it has plugged into the VM.
+    pub disks: Mutex<Option<Plugged>>,
     anchors: Mutex<HashMap<String, Anchor>>,
     resources: Mutex<Option<Resources>>,
 }
@@ -100,6 +103,7 @@ impl Entry {
             pid: OnceLock::new(),
             streams: Mutex::default(),
             stats: Mutex::default(),
+            disks: Mutex::default(),
             anchors: Mutex::default(),
             resources: Mutex::default(),
         }

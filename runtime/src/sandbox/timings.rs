@@ -36,6 +36,8 @@ pub struct Timings {
 pub struct CreateTimings {
     /// Mounts, share and cgroup.
     pub host: Duration,
+    /// Until its disks were plugged in.
+    pub disks: Duration,
     /// Until the anchor ran.
     pub anchor: Duration,
     /// The anchor's move into its cgroup, the hooks, and the guest's part, up to an init that waits.

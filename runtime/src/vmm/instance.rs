@@ -6,7 +6,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tokio::net::UnixStream;
 
-use super::VmmError;
+use super::{Disk, DiskAddress, VmmError};
 use crate::console::Console;
 use crate::process::{Exit, ExitWatch, ProcessHandle, ProcessIdentity};
 
@@ -36,6 +36,14 @@ pub(super) trait Control: Send + Sync {
     async fn save(&self, deadline: Duration) -> Result<(), VmmError>;
     /// Why the guest ended, as far as the monitor has said.
     async fn last_words(&self) -> Option<DeathReason>;
+    /// Plugs all of the disks in, or none.
+    async fn plug(&self, _disks: Vec<Disk>) -> Result<(), VmmError> {
+        Err(VmmError::Unsupported("plug in disks"))
+    }
+    /// Takes disks out.
+    async fn unplug(&self, _disks: &[DiskAddress]) -> Result<(), VmmError> {
+        Err(VmmError::Unsupported("plug in disks"))
+    }
 }
 
 /// How and why a VM ended.
@@ -131,6 +139,23 @@ impl VmInstance {
     /// [`SAVED_OFFSET`](super::SAVED_OFFSET) on. It is of no use afterwards but to be ended.
     pub async fn save(&self, deadline: Duration) -> Result<(), VmmError> {
         self.control.save(deadline).await
+    }
+
+    /// Plugs disks in: all of them, or none. The guest is not told, and looks for them when its agent is.
+    ///
+    /// # Errors
+    /// The monitor cannot, or the image is in use: it is locked while it is plugged in.
+    pub async fn plug(&self, disks: Vec<Disk>) -> Result<(), VmmError> {
+        self.control.plug(disks).await
+    }
+
+    /// Takes disks out, and returns when their files are closed. The guest should have stopped using them: what
+    /// it does afterwards fails. Those that are not there are no error.
+    ///
+    /// # Errors
+    /// The monitor still has some of them.
+    pub async fn unplug(&self, disks: &[DiskAddress]) -> Result<(), VmmError> {
+        self.control.unplug(disks).await
     }
 
     /// SIGKILL.

@@ -13,10 +13,12 @@ use async_trait::async_trait;
 
 use crate::process::{Placement, ProcessError};
 
+mod disk;
 pub mod fake;
 mod instance;
 pub mod qemu;
 
+pub use disk::{Disk, DiskAddress, MAX_LUN};
 pub use instance::{DeathReason, VmDeath, VmInstance};
 
 /// Tag of the shared directory, which the agent mounts before anything else.
@@ -136,6 +138,13 @@ pub enum VmmError {
         /// What it was told.
         command: &'static str,
         /// Its words.
+        message: String,
+    },
+    /// disk {name}: {message}
+    Disk {
+        /// What the caller calls it.
+        name: String,
+        /// The monitor's words.
         message: String,
     },
     /// the control channel of the virtual machine is broken: {0}

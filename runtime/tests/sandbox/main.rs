@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)] // What is unwrapped is what is tested.
 
 mod death;
+mod disks;
 mod network;
 mod processes;
 mod rig;

@@ -2,6 +2,8 @@
 
 use prost::Message;
 
+use super::{Disk, RootMount};
+
 /// Identity and surroundings of the sandbox.
 #[derive(Clone, PartialEq, Message)]
 pub struct ConfigureSandbox {
@@ -54,6 +56,13 @@ pub struct CreateContainer {
     /// Streams of init.
     #[prost(message, optional, tag = "3")]
     pub stdio: Option<Stdio>,
+    /// Disks of the container, to be looked for, and given up when it is deleted.
+    #[prost(message, repeated, tag = "4")]
+    pub disks: Vec<Disk>,
+    /// How its root file system is put together from them, in order. Empty: it is at the spec's `root.path`,
+    /// which otherwise means nothing.
+    #[prost(message, repeated, tag = "5")]
+    pub root: Vec<RootMount>,
 }
 
 /// Start a created container.

@@ -4,8 +4,9 @@ use std::collections::BTreeSet;
 
 use crate::generation::GENERATION;
 
-const SOURCES: [&str; 4] = [
+const SOURCES: [&str; 5] = [
     include_str!("../message.rs"),
+    include_str!("disk.rs"),
     include_str!("request.rs"),
     include_str!("reply.rs"),
     include_str!("event.rs"),

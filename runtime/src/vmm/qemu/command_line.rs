@@ -99,7 +99,8 @@ pub fn command_line(machine: &Machine<'_>) -> Vec<OsString> {
         nic.push_str(",netdev=net");
     }
     add("-device", nic);
-    add("-device", "virtio-scsi-device,id=scsi".to_owned());
+    // Without notices to the guest: its agent is told of the disks that come and go, and looks for them then.
+    add("-device", "virtio-scsi-device,id=scsi,hotplug=off".to_owned());
     add(
         "-device",
         "virtio-balloon-device,free-page-reporting=on".to_owned(),
@@ -185,7 +186,7 @@ mod tests {
             -chardev socket,id=share,fd=9 \
             -device vhost-user-fs-device,chardev=share,tag=share,queue-size=1024 \
             -netdev tap,id=net,fd=10 -device virtio-net-device,mac=02:00:00:00:00:01,netdev=net \
-            -device virtio-scsi-device,id=scsi -device virtio-balloon-device,free-page-reporting=on \
+            -device virtio-scsi-device,id=scsi,hotplug=off -device virtio-balloon-device,free-page-reporting=on \
             -no-reboot -nodefaults -no-user-config -display none \
             -sandbox on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny";
         assert_eq!(text(&machine(Accelerator::Tcg)), expected);

@@ -15,7 +15,7 @@ use tokio::net::UnixStream;
 use tokio::time::timeout;
 
 use super::instance::Control;
-use super::{Accelerator, DeathReason, Start, VmInstance, VmShape, VmSpec, Vmm, VmmError};
+use super::{Accelerator, DeathReason, Disk, DiskAddress, Start, VmInstance, VmShape, VmSpec, Vmm, VmmError};
 use crate::config::Config;
 use crate::console::Console;
 use crate::process::Launch;
@@ -24,6 +24,7 @@ use parent::{AGENT_FD, LOCK_FD, ParentConfig, QMP_FD, SAVED_FD, SHARE_FD, TAP_FD
 use qmp::Qmp;
 
 pub mod command_line;
+mod disks;
 pub mod parent;
 mod qmp;
 mod saved;
@@ -173,6 +174,14 @@ impl Control for Qmp {
 
     async fn last_words(&self) -> Option<DeathReason> {
         Self::last_words(self).await
+    }
+
+    async fn plug(&self, disks: Vec<Disk>) -> Result<(), VmmError> {
+        disks::plug(self, disks).await
+    }
+
+    async fn unplug(&self, disks: &[DiskAddress]) -> Result<(), VmmError> {
+        disks::unplug(self, disks).await
     }
 }
 

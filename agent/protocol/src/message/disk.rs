@@ -1,0 +1,75 @@
+//! A container's root file system on disks of the VM.
+
+use prost::Message;
+
+/// A disk, plugged into the VM's SCSI bus before the message that names it.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct Disk {
+    /// SCSI target, 0..=255.
+    #[prost(uint32, tag = "1")]
+    pub target: u32,
+    /// Logical unit of it, 0..=16383.
+    #[prost(uint32, tag = "2")]
+    pub lun: u32,
+    /// The host lets nobody write to it, and the guest must see that.
+    #[prost(bool, tag = "3")]
+    pub read_only: bool,
+}
+
+/// One mount of the root file system. The last of them is the container's root; the others are only there
+/// for it.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct RootMount {
+    /// A file system that lives on `disk`, `overlay`, or `bind`.
+    #[prost(string, tag = "1")]
+    pub fstype: String,
+    /// `MS_*` of mount(2).
+    #[prost(uint64, tag = "2")]
+    pub flags: u64,
+    /// The file system's own options, without those that name a place.
+    #[prost(string, repeated, tag = "3")]
+    pub options: Vec<String>,
+    /// Index of its disk among the container's.
+    #[prost(uint32, optional, tag = "4")]
+    pub disk: Option<u32>,
+    /// Of an erofs image: its further devices, in the image's order.
+    #[prost(uint32, repeated, tag = "5")]
+    pub devices: Vec<u32>,
+    /// Of a bind: what is bound.
+    #[prost(message, optional, tag = "6")]
+    pub source: Option<Place>,
+    /// Of an overlay: the lower directories, the topmost first.
+    #[prost(message, repeated, tag = "7")]
+    pub lower: Vec<Place>,
+    /// Of a writable overlay.
+    #[prost(message, optional, tag = "8")]
+    pub upper: Option<Place>,
+    /// Of a writable overlay.
+    #[prost(message, optional, tag = "9")]
+    pub work: Option<Place>,
+    /// Made before it is mounted, where they are missing.
+    #[prost(message, repeated, tag = "10")]
+    pub directories: Vec<Directory>,
+}
+
+/// A directory in an earlier mount.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct Place {
+    /// Index of the mount.
+    #[prost(uint32, tag = "1")]
+    pub mount: u32,
+    /// Below its root; empty is the root. Never leads out of it.
+    #[prost(string, tag = "2")]
+    pub path: String,
+}
+
+/// A directory to make.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct Directory {
+    /// Where.
+    #[prost(message, optional, tag = "1")]
+    pub place: Option<Place>,
+    /// Permission bits.
+    #[prost(uint32, tag = "2")]
+    pub mode: u32,
+}

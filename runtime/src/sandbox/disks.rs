@@ -1,0 +1,156 @@
+//! Disks of a sandbox's containers: plugged in when one is created, taken out when it is deleted.
+//!
+//! A container has a SCSI target of its own, and its disks are the target's logical units, counted from 0. So
+//! the guest finds them with one look at one target.
+
+use std::collections::BTreeSet;
+use std::sync::Mutex;
+
+use bulkhead_agent_protocol::message::{Disk as GuestDisk, RootMount};
+
+use super::registry::{Entry, lock};
+use super::{ErrorKind, Inner, SandboxError};
+use crate::rootfs::disk_file::{self, DiskFile};
+use crate::rootfs::on_disks::{DiskRoot, MAX_DISKS};
+use crate::vmm::{Disk, DiskAddress, MAX_LUN};
+
+const _: () = assert!(MAX_DISKS <= MAX_LUN as usize + 1);
+
+/// The targets of the bus that are taken.
+#[derive(Debug, Default)]
+pub(super) struct Targets(Mutex<BTreeSet<u8>>);
+
+/// A root file system whose disks are open.
+#[derive(Debug)]
+pub(super) struct OpenRoot {
+    plan: DiskRoot,
+    files: Vec<DiskFile>,
+}
+
+/// A container's disks in the VM.
+#[derive(Debug)]
+pub(super) struct Plugged {
+    addresses: Vec<DiskAddress>,
+    read_only: Vec<bool>,
+    /// For the guest.
+    pub root: Vec<RootMount>,
+}
+
+impl Targets {
+    fn take(&self) -> Result<u8, SandboxError> {
+        let mut taken = lock(&self.0);
+        let free = (0..=u8::MAX).find(|target| !taken.contains(target));
+        let free = free.ok_or_else(|| {
+            SandboxError::new(
+                ErrorKind::FailedPrecondition,
+                "256 containers with disks are all that one sandbox can have",
+            )
+        })?;
+        taken.insert(free);
+        Ok(free)
+    }
+
+    fn give_back(&self, target: u8) {
+        lock(&self.0).remove(&target);
+    }
+}
+
+impl OpenRoot {
+    /// Opens every disk.
+    ///
+    /// # Errors
+    /// One is not there, or no disk.
+    pub fn open(plan: DiskRoot) -> Result<Self, SandboxError> {
+        let files = plan.disks.iter().map(disk_file::open).collect::<Result<_, _>>()?;
+        Ok(Self { plan, files })
+    }
+}
+
+impl Plugged {
+    /// What the guest is told of them.
+    pub fn for_guest(&self) -> Vec<GuestDisk> {
+        self.addresses
+            .iter()
+            .zip(&self.read_only)
+            .map(|(address, read_only)| GuestDisk {
+                target: address.target.into(),
+                lun: address.lun.into(),
+                read_only: *read_only,
+            })
+            .collect()
+    }
+}
+
+impl Inner {
+    /// Plugs a container's disks in. They are given back with the container.
+    pub(super) async fn plug(&self, entry: &Entry, root: OpenRoot) -> Result<(), SandboxError> {
+        let vm = self
+            .machine()
+            .vm()
+            .ok_or_else(|| SandboxError::new(ErrorKind::Unavailable, "the VM is gone"))?;
+        let target = self.targets.take()?;
+        let OpenRoot { plan, files } = root;
+        let DiskRoot {
+            disks: sources,
+            mounts,
+        } = plan;
+        // As many as that were checked to have a number each.
+        let address = |index| DiskAddress {
+            target,
+            lun: u16::try_from(index).unwrap_or(MAX_LUN),
+        };
+        let disks: Vec<_> = sources
+            .iter()
+            .zip(files)
+            .enumerate()
+            .map(|(index, (source, file))| Disk {
+                address: address(index),
+                file: file.file,
+                is_device: file.is_device,
+                read_only: source.read_only,
+                name: source.path.display().to_string(),
+            })
+            .collect();
+        let plugged = Plugged {
+            addresses: disks.iter().map(|disk| disk.address).collect(),
+            read_only: sources.iter().map(|source| source.read_only).collect(),
+            root: mounts,
+        };
+        // Before they are there: whatever becomes of this, they are taken out with the container.
+        *lock(&entry.disks) = Some(plugged);
+        Ok(vm.plug(disks).await?)
+    }
+
+    /// Takes a container's disks out, if it has any. A VM that is gone has let go of them.
+    pub(super) async fn unplug(&self, entry: &Entry) {
+        let Some(plugged) = lock(&entry.disks).take() else {
+            return;
+        };
+        if self.is_vm_alive()
+            && let Some(vm) = self.machine().vm()
+            && let Err(error) = vm.unplug(&plugged.addresses).await
+        {
+            // Their target stays taken, so that nobody finds them in their place. They go with the VM.
+            tracing::warn!(container = entry.id, "its disks stay plugged in: {error}");
+            return;
+        }
+        if let Some(address) = plugged.addresses.first() {
+            self.targets.give_back(address.target);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn targets_are_used_again_once_they_are_given_back() {
+        let targets = Targets::default();
+        assert_eq!((targets.take().unwrap(), targets.take().unwrap()), (0, 1));
+        targets.give_back(0);
+        assert_eq!((targets.take().unwrap(), targets.take().unwrap()), (0, 2));
+        (3..=255).for_each(|target| assert_eq!(targets.take().unwrap(), target));
+        assert!(targets.take().is_err());
+    }
+}
