@@ -79,12 +79,7 @@ fn pause_and_resume(daemon: &Daemon) {
     });
     task.kill(SIGKILL);
     task.finish().expect_exit(137);
-    let events = task.events();
-    assert_eq!(
-        events[..4],
-        ["create", "start", "paused", "resumed"],
-        "{events:?}"
-    );
+    task.expect_events(&["create", "start", "paused", "resumed", "exit", "delete"]);
 }
 
 fn kill_while_paused(daemon: &Daemon) {

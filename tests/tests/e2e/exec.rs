@@ -2,6 +2,7 @@
 
 use std::thread;
 
+use bulkhead_tests::deadline::{self, ORDINARY};
 use bulkhead_tests::task::Task;
 use bulkhead_tests::{Case, Container, Daemon, case};
 use containerd_client::tonic::Code;
@@ -102,12 +103,15 @@ fn fifty_in_parallel(daemon: &Daemon) {
             });
         }
     });
-    let exits = task
-        .events()
-        .iter()
-        .filter(|name| name.starts_with("exit:"))
-        .count();
-    assert_eq!(exits, 50);
+    // Wait may return before the last of the events has arrived.
+    let exits = || {
+        task.events()
+            .iter()
+            .filter(|name| name.starts_with("exit:"))
+            .count()
+    };
+    deadline::poll("50 exits", ORDINARY, || (exits() >= 50).then_some(()));
+    assert_eq!(exits(), 50);
     end(&task);
 }
 

@@ -89,8 +89,8 @@ fn exited_at_lies_between_start_and_now(daemon: &Daemon) {
         exit.at,
         "State and Wait agree"
     );
-    assert_eq!(task.delete(), exit, "Delete and Wait agree");
     let event = daemon.events().wait_for(task.id(), "exit", ORDINARY);
+    assert_eq!(task.delete(), exit, "Delete and Wait agree");
     let Kind::Exit { pid, status, at, .. } = event.kind else {
         unreachable!("an exit")
     };
