@@ -4,6 +4,7 @@
 mod doctor;
 mod output;
 mod ps;
+mod template;
 
 use std::io;
 use std::path::PathBuf;
@@ -39,6 +40,11 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Make, list and remove the saved VMs that sandboxes are restored from.
+    Template {
+        #[command(subcommand)]
+        action: template::Action,
+    },
 }
 
 /// Why a command could not do its work.
@@ -48,6 +54,8 @@ enum Failure {
     Config(#[from] ConfigError),
     /// {0}
     Ps(#[from] ps::PsError),
+    /// {0}
+    Template(#[from] template::ActionError),
     /// cannot write to standard output: {0}
     Output(#[from] io::Error),
 }
@@ -69,16 +77,21 @@ fn main() -> ExitCode {
 
 fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let mut out = io::stdout().lock();
-    match arguments.command {
+    match &arguments.command {
         Command::Doctor { json } => {
             let report = doctor::examine(&arguments.config);
-            report.write(&mut out, json)?;
+            report.write(&mut out, *json)?;
             Ok(ExitCode::from(report.exit_code()))
         }
         Command::Ps { json } => {
             let config = Config::load(&arguments.config)?;
             let sandboxes = ps::list(&config.state_dir)?;
-            ps::write(&mut out, &sandboxes, json)?;
+            ps::write(&mut out, &sandboxes, *json)?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Template { action } => {
+            let config = Config::load(&arguments.config)?;
+            template::run(action, &config, &mut out)?;
             Ok(ExitCode::SUCCESS)
         }
     }

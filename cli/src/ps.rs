@@ -79,7 +79,16 @@ pub fn list(state_dir: &Path) -> Result<Vec<Sandbox>, PsError> {
         .duration_since(UNIX_EPOCH)
         .map_or(0, |since| since.as_secs());
     let mut sandboxes = Vec::new();
-    for namespace in directories(state_dir)? {
+    // No namespace of containerd's begins with a dot; what does is Bulkhead's own.
+    let own = |directory: &Path| {
+        directory
+            .file_name()
+            .is_some_and(|name| name.as_encoded_bytes().starts_with(b"."))
+    };
+    for namespace in directories(state_dir)?
+        .into_iter()
+        .filter(|directory| !own(directory))
+    {
         for directory in directories(&namespace)? {
             sandboxes.push(inspect(&directory, &locks, &boot, now));
         }

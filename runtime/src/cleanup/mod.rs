@@ -258,6 +258,23 @@ pub(crate) fn leftovers(directory: &Path) -> Result<(), CleanupError> {
     failures.result()
 }
 
+/// Removes the sandboxes of a namespace of which nothing runs any more. For a namespace that is our own: nobody
+/// calls `delete` for what is in there.
+pub(crate) fn abandoned(namespace: &Path) {
+    let entries = fs::read_dir(namespace).into_iter().flatten().flatten();
+    for directory in entries.map(|entry| entry.path()) {
+        // Held until the directory is gone, so that nobody begins anew in it.
+        let Ok(Some(_lock)) = directory::try_claim(&directory) else {
+            continue;
+        };
+        let removed = leftovers(&directory).map_err(|error| error.to_string());
+        let removed = removed.and_then(|()| directory::remove(&directory).map_err(|error| error.to_string()));
+        if let Err(error) = removed {
+            tracing::warn!("{}: {error}", directory.display());
+        }
+    }
+}
+
 /// Detaches every mount at `root` and below it, the last first.
 fn unmount_below(root: &Path) -> Result<(), CleanupError> {
     let mut failures = Failures::default();

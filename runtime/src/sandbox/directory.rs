@@ -51,7 +51,8 @@ pub(super) fn claim(directory: &Path, patience: Duration) -> Result<File, Sandbo
     }
 }
 
-fn try_claim(directory: &Path) -> io::Result<Option<File>> {
+/// As [`claim`], but `None` for a sandbox of which some process runs, or which is just going.
+pub(crate) fn try_claim(directory: &Path) -> io::Result<Option<File>> {
     make(directory)?;
     let lock = open_lock(directory)?;
     match flock(&lock, FlockOperation::NonBlockingLockExclusive) {

@@ -7,6 +7,7 @@ use bulkhead_oci::sizing::Size;
 use tokio::time::timeout;
 
 use super::{Key, Store, TemplateError};
+use crate::cleanup;
 use crate::config::Config;
 use crate::kvm;
 use crate::sandbox::{self, ErrorKind, SandboxError, SandboxRequest};
@@ -71,6 +72,11 @@ async fn make(
     key: &Key,
 ) -> Result<(), TemplateError> {
     let draft = store.draft(key.clone())?;
+    // Builders that were killed have left some.
+    let ours = config.state_dir.join(NAMESPACE);
+    tokio::task::spawn_blocking(move || cleanup::abandoned(&ours))
+        .await
+        .map_err(|_| TemplateError::Panicked("cleaning up"))?;
     let file = draft.file().map_err(|source| TemplateError::File {
         path: config.template_dir.clone(),
         source,

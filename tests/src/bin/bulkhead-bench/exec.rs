@@ -11,7 +11,7 @@ pub fn exec(rig: &Rig<'_>) -> Vec<Measurement> {
     let tasks: Vec<_> = rig
         .runtimes
         .iter()
-        .map(|runtime| (*runtime, run(rig.daemon, *runtime)))
+        .map(|runtime| (*runtime, run(rig, *runtime)))
         .collect();
     let task_of = |runtime: Runtime| {
         &tasks

@@ -11,10 +11,14 @@ mod start;
 mod state;
 mod streams;
 
-use bulkhead_tests::Daemon;
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
 use bulkhead_tests::daemon::RUNC;
 use bulkhead_tests::leak::Baseline;
 use bulkhead_tests::settings::Settings;
+use bulkhead_tests::{Container, Daemon};
 use clap::Parser;
 
 use crate::report::Measurement;
@@ -57,6 +61,8 @@ pub struct Runtime {
     name: &'static str,
     /// As containerd knows it.
     id: &'static str,
+    /// Boots each VM, whatever templates there are.
+    cold: bool,
 }
 
 const BENCHES: [Bench; 7] = [
@@ -100,11 +106,20 @@ const BENCHES: [Bench; 7] = [
 const BULKHEAD: Runtime = Runtime {
     name: "bulkhead",
     id: "io.containerd.bulkhead.v2",
+    cold: false,
+};
+const COLD: Runtime = Runtime {
+    name: "cold",
+    cold: true,
+    ..BULKHEAD
 };
 const REFERENCE: Runtime = Runtime {
     name: "runc",
     id: RUNC,
+    cold: false,
 };
+/// Of [`COLD`].
+const COLD_CONFIG: &str = "templates = false\n";
 
 fn main() -> Result<(), String> {
     let arguments = Arguments::parse();
@@ -128,6 +143,10 @@ fn main() -> Result<(), String> {
     } else {
         vec![REFERENCE]
     };
+    if settings.is_vm() {
+        build_template(&settings.dist.join("bulkhead"))?;
+    }
+    fs::write(daemon.path("cold.toml"), COLD_CONFIG).map_err(|error| format!("cold.toml: {error}"))?;
     let baseline = Baseline::of(&daemon);
     for bench in wanted {
         eprintln!("{} ...", bench.name);
@@ -144,9 +163,31 @@ fn main() -> Result<(), String> {
     }
 }
 
+/// Makes the template that the measured sandboxes are restored from, so that none of them has it made meanwhile.
+fn build_template(program: &Path) -> Result<(), String> {
+    let output = Command::new(program).args(["template", "build"]).output();
+    let output = output.map_err(|error| format!("{}: {error}", program.display()))?;
+    if output.status.success() {
+        return Ok(());
+    }
+    Err(String::from_utf8_lossy(&output.stderr).into_owned())
+}
+
 // === impl Rig ===
 
-impl Rig<'_> {
+impl<'d> Rig<'d> {
+    /// A container of `runtime`.
+    fn container(&self, runtime: Runtime) -> Container<'d> {
+        let container = Container::new(self.daemon).runtime(runtime.id);
+        if !runtime.cold {
+            return container;
+        }
+        let config = self.daemon.path("cold.toml");
+        container
+            .flag("--runtime-config-path")
+            .flag(config.display().to_string())
+    }
+
     /// Calls `sample` for each runtime in turn, once unmeasured and then `n` times.
     fn interleave(&self, mut sample: impl FnMut(Runtime) -> Vec<(String, f64)>) -> Samples {
         let mut samples = Samples::default();

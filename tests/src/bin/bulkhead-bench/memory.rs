@@ -11,7 +11,7 @@ use crate::{REFERENCE, Rig};
 /// `idle-pss`: the proportional set size of each process of an idle container.
 pub fn idle_pss(rig: &Rig<'_>) -> Vec<Measurement> {
     let samples = rig.interleave(|runtime| {
-        let task = run(rig.daemon, runtime);
+        let task = run(rig, runtime);
         let shim = HostProcess::shim_of(rig.daemon, task.id());
         // runc's container is a child of the shim too, though not one of its helpers.
         let helpers = if runtime == REFERENCE {

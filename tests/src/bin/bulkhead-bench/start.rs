@@ -4,19 +4,16 @@ use std::time::Instant;
 
 use bulkhead_tests::deadline::{self, ORDINARY};
 use bulkhead_tests::task::Task;
-use bulkhead_tests::{Container, Daemon};
 use nix::libc::SIGKILL;
 
 use crate::report::Measurement;
-use crate::{BULKHEAD, Rig, Runtime};
+use crate::{BULKHEAD, COLD, Rig, Runtime};
 
 /// `start`: from the Create call, which runs `shim start`, to the first byte on stdout; and its
 /// parts, as the client sees them.
 pub fn start(rig: &Rig<'_>) -> Vec<Measurement> {
-    let samples = rig.interleave(|runtime| {
-        let mut container = Container::new(rig.daemon)
-            .runtime(runtime.id)
-            .sh("echo up; exec sleep 1000");
+    let samples = with_cold(rig).interleave(|runtime| {
+        let mut container = rig.container(runtime).sh("echo up; exec sleep 1000");
         container.record();
         let begin = Instant::now();
         let task = container.task();
@@ -43,13 +40,12 @@ pub fn boot(rig: &Rig<'_>) -> Vec<Measurement> {
         return Vec::new();
     }
     let rig = Rig {
-        daemon: rig.daemon,
-        runtimes: vec![BULKHEAD],
-        n: rig.n,
+        runtimes: vec![BULKHEAD, COLD],
+        ..*rig
     };
     let samples = rig.interleave(|runtime| {
         let log_start = rig.daemon.log_length();
-        let task = run(rig.daemon, runtime);
+        let task = run(&rig, runtime);
         let phases = deadline::poll("the shim's timings in the log", ORDINARY, || {
             Some(phases(&rig.daemon.log_since(log_start))).filter(|phases| !phases.is_empty())
         });
@@ -59,12 +55,18 @@ pub fn boot(rig: &Rig<'_>) -> Vec<Measurement> {
     samples.measured_in("ms")
 }
 
+/// The same, and Bulkhead without templates.
+fn with_cold<'d>(rig: &Rig<'d>) -> Rig<'d> {
+    let cold = rig.runtimes.contains(&BULKHEAD).then_some(COLD);
+    Rig {
+        runtimes: rig.runtimes.iter().copied().chain(cold).collect(),
+        ..*rig
+    }
+}
+
 /// A running task that sleeps.
-pub fn run<'d>(daemon: &'d Daemon, runtime: Runtime) -> Task<'d> {
-    Container::new(daemon)
-        .runtime(runtime.id)
-        .args(["sleep", "100000"])
-        .start()
+pub fn run<'d>(rig: &Rig<'d>, runtime: Runtime) -> Task<'d> {
+    rig.container(runtime).args(["sleep", "100000"]).start()
 }
 
 /// Kills and deletes a task.

@@ -13,7 +13,7 @@ pub fn state(rig: &Rig<'_>) -> Vec<Measurement> {
     let tasks: Vec<_> = rig
         .runtimes
         .iter()
-        .map(|runtime| (*runtime, run(rig.daemon, *runtime)))
+        .map(|runtime| (*runtime, run(rig, *runtime)))
         .collect();
     let shims: Vec<_> = tasks
         .iter()
