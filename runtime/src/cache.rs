@@ -41,8 +41,10 @@ impl BootCache {
     pub(crate) fn read<T: DeserializeOwned>(&self) -> Option<T> {
         let text = fs::read(&self.path).ok()?;
         let entry: Entry<T> = serde_json::from_slice(&text).ok()?;
-        (entry.boot_id == boot_id().ok()? && entry.version == env!("CARGO_PKG_VERSION"))
-            .then_some(entry.value)
+        let holds = entry.boot_id == boot_id().ok()?
+            && entry.version == env!("CARGO_PKG_VERSION")
+            && entry.subject == self.subject;
+        holds.then_some(entry.value)
     }
 
     /// Remembers the value, if it can be.
@@ -84,6 +86,8 @@ mod tests {
         assert_eq!(cache.read::<u32>(), None);
         cache.write(&7);
         assert_eq!(cache.read(), Some(7));
+        let other = BootCache::about("another".to_owned(), cache.path.clone());
+        assert_eq!(other.read::<u32>(), None);
         let text = fs::read_to_string(&cache.path)
             .unwrap()
             .replace(&boot_id().unwrap(), "another");

@@ -105,6 +105,7 @@ pub fn spawn(spec: FsServerSpec) -> Result<FsServer, FsServerError> {
         .config(serde_json::to_vec(&config).map_err(FsServerError::Config)?)
         .watchdog()
         .reports()
+        .pid_namespace()
         .descriptor(listener.into(), LISTENER_FD)
         .descriptor(spec.lock, LOCK_FD)
         .stderr(stderr);

@@ -2,7 +2,7 @@
 //!
 //! The shim uses [`sandbox`], and [`cleanup`] for a sandbox whose shim is gone. Below that, each module has one
 //! idea: [`vmm`] starts a VM and [`process`] owns its processes; [`share`], [`rootfs`] and [`mount`] show it
-//! files, [`network`] a network, [`agent`] talks to its agent; [`anchor`] and [`cgroup`] stand for its
+//! files, [`network`] a network, [`jail`] confines what serves them, [`agent`] talks to its agent; [`anchor`] and [`cgroup`] stand for its
 //! containers on the host, [`hooks`] runs what their specs ask for there; [`state`] is what is on disk, and
 //! [`undo`] how every step is taken back. docs/host-resources.md says who owns what.
 #![deny(unsafe_code)]
@@ -16,6 +16,7 @@ pub mod config;
 pub mod console;
 pub mod fs_server;
 pub mod hooks;
+pub mod jail;
 pub mod kvm;
 pub mod lease;
 pub mod mount;

@@ -1,53 +1,34 @@
 //! The file-sharing server: the `virtiofsd` crate in a jail.
 //!
-//! It sees the shared directory and nothing else: own mount, network, IPC and UTS namespaces, the directory
-//! as its root, the capabilities of a file server, no way to gain others. What the host mounts below the
-//! directory appears here too, and what it unmounts goes: the root is a slave of the host's.
+//! It sees the shared directory and nothing else: namespaces of its own, the directory as its root, the
+//! capabilities of a file server, no way to gain others, and only the system calls that serving files takes.
+//! What the host mounts below the directory appears here too, and what it unmounts goes: the root is a slave
+//! of the host's.
 #![forbid(unsafe_code)]
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
 use std::process::{ExitCode, exit};
 use std::sync::Arc;
 use std::time::Duration;
 
 use bulkhead_runtime::fs_server::{FsServerConfig, LISTENER_FD, LOCK_FD};
+use bulkhead_runtime::jail::filter::{Filter, Program};
+use bulkhead_runtime::jail::{limits, privileges, root};
 use bulkhead_runtime::process::{Order, REPORT_FD, Report, WATCHDOG_FD, inherited};
-use nix::mount::{MntFlags, MsFlags, mount, umount2};
-use nix::sched::{CloneFlags, unshare};
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use rustix::thread::{
-    CapabilitySet, CapabilitySets, remove_capability_from_bounding_set, set_capabilities, set_no_new_privs,
-};
 use vhost::vhost_user::{Error as VhostError, Listener};
 use vhost_user_backend::{Error as BackendError, VhostUserDaemon};
 use virtiofsd::passthrough::{CachePolicy, Config, InodeFileHandlesMode, PassthroughFs};
 use virtiofsd::vhost_user::VhostUserFsBackendBuilder;
 use vm_memory::{GuestMemoryAtomic, GuestMemoryMmap};
 
-/// One descriptor per inode the guest knows; the host's own default ceiling.
-const MAX_DESCRIPTORS: u64 = 1_000_000;
 /// What the server itself needs beside those: 509 memory slots, 100 of its own, as `virtiofsd` reserves.
 const OWN_DESCRIPTORS: u64 = 609;
 /// How long the guest may see its own or the directory's change late. The host changes volumes too.
 const CACHE_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long it serves on after its owner has gone: the 2 seconds that the VM has, and then some.
 const GRACE: Duration = Duration::from_secs(3);
-/// What serving files for any user takes.
-const CAPABILITIES: [CapabilitySet; 8] = [
-    CapabilitySet::CHOWN,
-    CapabilitySet::DAC_OVERRIDE,
-    CapabilitySet::FOWNER,
-    CapabilitySet::FSETID,
-    CapabilitySet::SETGID,
-    CapabilitySet::SETUID,
-    CapabilitySet::MKNOD,
-    CapabilitySet::SETFCAP,
-];
-
 fn main() -> ExitCode {
     let Ok(report) = inherited::take(REPORT_FD) else {
         eprintln!("bulkhead-fs is started by containerd-shim-bulkhead-v2");
@@ -77,9 +58,14 @@ fn serve(report: &OwnedFd) -> io::Result<()> {
     let listener = std::os::unix::net::UnixListener::from(inherited::take(LISTENER_FD)?);
     let _lock = inherited::take(LOCK_FD)?;
     config.placement.enter()?;
-    let descriptors = raise_descriptor_limit()?;
-    let proc_self_fd = enter_jail(&config.directory)?;
-    drop_privileges()?;
+    let descriptors = limits::of_a_file_server()?;
+    root::leave_namespaces_but_see_mounts()?;
+    let proc_self_fd = root::become_directory(&config.directory)?;
+    privileges::keep(privileges::OF_A_FILE_SERVER)?;
+    // Before there is a second thread: each one starts with it.
+    Filter::of(Program::FileServer)
+        .and_then(|filter| filter.apply())
+        .map_err(other)?;
 
     let file_system = PassthroughFs::new(Config {
         entry_timeout: CACHE_TIMEOUT,
@@ -138,75 +124,6 @@ fn watch(mut watchdog: File, report: &OwnedFd) {
             Err(_) => exit(1),
         }
     }
-}
-
-fn raise_descriptor_limit() -> io::Result<u64> {
-    let hard = getrlimit(Resource::Nofile).maximum.unwrap_or(MAX_DESCRIPTORS);
-    let wanted = Rlimit {
-        current: Some(MAX_DESCRIPTORS),
-        maximum: Some(MAX_DESCRIPTORS),
-    };
-    if setrlimit(Resource::Nofile, wanted).is_ok() {
-        return Ok(MAX_DESCRIPTORS);
-    }
-    setrlimit(
-        Resource::Nofile,
-        Rlimit {
-            current: Some(hard),
-            maximum: Some(hard),
-        },
-    )?;
-    Ok(hard)
-}
-
-/// Makes `directory` the root of a mount namespace of its own, and returns `/proc/self/fd` as seen from
-/// nowhere else: the rest of /proc is out of reach even through that descriptor.
-fn enter_jail(directory: &Path) -> io::Result<File> {
-    let namespaces = CloneFlags::CLONE_NEWNS
-        | CloneFlags::CLONE_NEWNET
-        | CloneFlags::CLONE_NEWIPC
-        | CloneFlags::CLONE_NEWUTS;
-    unshare(namespaces)?;
-    let none = None::<&str>;
-    mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_SLAVE, none)?;
-    mount(Some("/proc/self/fd"), "/proc", none, MsFlags::MS_BIND, none)?;
-    let proc_self_fd = fs::OpenOptions::new()
-        .read(true)
-        .custom_flags(libc::O_PATH)
-        .open("/proc")?;
-    mount(
-        Some(directory),
-        directory,
-        none,
-        MsFlags::MS_BIND | MsFlags::MS_REC,
-        none,
-    )?;
-    std::env::set_current_dir(directory)?;
-    // The old root is stacked on the new one, and goes.
-    nix::unistd::pivot_root(".", ".")?;
-    umount2(".", MntFlags::MNT_DETACH)?;
-    std::env::set_current_dir("/")?;
-    Ok(proc_self_fd)
-}
-
-fn drop_privileges() -> io::Result<()> {
-    let kept = CAPABILITIES
-        .into_iter()
-        .fold(CapabilitySet::empty(), |all, one| all | one);
-    for capability in CapabilitySet::all().difference(kept).iter() {
-        match remove_capability_from_bounding_set(capability) {
-            // A capability that this kernel does not have yet.
-            Ok(()) | Err(rustix::io::Errno::INVAL) => {}
-            Err(error) => return Err(error.into()),
-        }
-    }
-    let sets = CapabilitySets {
-        effective: kept,
-        permitted: kept,
-        inheritable: CapabilitySet::empty(),
-    };
-    set_capabilities(None, sets)?;
-    Ok(set_no_new_privs(true)?)
 }
 
 fn other(error: impl std::fmt::Display) -> io::Error {

@@ -2,7 +2,7 @@
 //!
 //! QEMU cannot watch a pipe for its owner's death, and a parent-death signal from the shim would follow one
 //! of the shim's threads, not the shim. So this process watches the pipe, QEMU dies with this process, and
-//! this process ends as QEMU ends.
+//! this process ends as QEMU ends. Both live in one jail: the parent enters it, QEMU is born in it.
 #![deny(unsafe_code)]
 
 use std::io;
@@ -11,6 +11,8 @@ use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, Command, ExitCode, ExitStatus};
 use std::time::{Duration, Instant};
 
+use bulkhead_runtime::jail::filter::{Filter, Program};
+use bulkhead_runtime::jail::user::User;
 use bulkhead_runtime::kvm::{PROBE_ARGUMENT, probe};
 use bulkhead_runtime::process::{Order, REPORT_FD, Report, WATCHDOG_FD, inherited};
 use bulkhead_runtime::vmm::qemu::parent::{LOCK_FD, ParentConfig};
@@ -23,6 +25,8 @@ const GRACE: Duration = Duration::from_secs(2);
 
 /// QEMU, and the ends of the two pipes to the owner.
 struct Watch {
+    /// Whose number nobody else is to take.
+    _user: User,
     qemu: Child,
     pidfd: OwnedFd,
     /// `None` once there is nobody to watch.
@@ -75,9 +79,15 @@ fn start(report: io::Result<OwnedFd>) -> io::Result<Watch> {
     let watchdog = inherited::take(WATCHDOG_FD)?;
     config.placement.enter()?;
     let (program, arguments) = config.command.split_first().ok_or(io::ErrorKind::InvalidInput)?;
+    let user = config
+        .jail
+        .enter()
+        .map_err(|error| io::Error::new(error.kind(), format!("cannot enter the jail: {error}")))?;
+    let filter = Filter::of(Program::Qemu).map_err(io::Error::other)?;
     let mut command = Command::new(program);
     command.args(arguments);
-    let qemu = inherited::spawn_bound(&mut command)
+    let confine = move || filter.apply().map_err(io::Error::other);
+    let qemu = inherited::spawn_bound(&mut command, confine)
         .map_err(|error| io::Error::new(error.kind(), format!("cannot start {program}: {error}")))?;
     // QEMU alone holds its sockets, so that whoever is at their other end sees it die.
     for descriptor in config
@@ -92,11 +102,15 @@ fn start(report: io::Result<OwnedFd>) -> io::Result<Watch> {
         .and_then(Pid::from_raw)
         .ok_or(io::ErrorKind::InvalidData)?;
     let pidfd = pidfd_open(pid, PidfdFlags::empty())?;
+    Filter::of(Program::Parent)
+        .and_then(|filter| filter.apply())
+        .map_err(io::Error::other)?;
     Report::Ready {
         child: Some(qemu.id()),
     }
     .write_to(&report)?;
     Ok(Watch {
+        _user: user,
         qemu,
         pidfd,
         watchdog: Some(watchdog),

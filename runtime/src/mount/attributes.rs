@@ -7,7 +7,7 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 
 /// What to change about a mount; see `mount_setattr(2)`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct Attributes {
+pub(crate) struct Attributes {
     /// `MOUNT_ATTR_*` to set.
     pub set: u64,
     /// `MS_PRIVATE`, `MS_SHARED`, `MS_SLAVE`, or 0 to leave propagation alone.
@@ -15,7 +15,7 @@ pub(super) struct Attributes {
 }
 
 /// Changes the mount `fd` refers to, with `recursive` also every mount below it.
-pub(super) fn change(fd: BorrowedFd<'_>, recursive: bool, attributes: Attributes) -> io::Result<()> {
+pub(crate) fn change(fd: BorrowedFd<'_>, recursive: bool, attributes: Attributes) -> io::Result<()> {
     let attr = libc::mount_attr {
         attr_set: attributes.set,
         attr_clr: 0,

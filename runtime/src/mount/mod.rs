@@ -3,7 +3,7 @@
 //!
 //! Needs Linux 5.12 (`mount_setattr`).
 
-mod attributes;
+pub(crate) mod attributes;
 mod loop_device;
 mod table;
 mod tree;

@@ -6,8 +6,11 @@ use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::{FdFlags, fcntl_getfd, fcntl_setfd};
-use rustix::process::{Resource, Rlimit, Signal, getppid, set_parent_process_death_signal, setrlimit};
+use rustix::process::{
+    PidfdFlags, Resource, Rlimit, Signal, getpid, pidfd_open, set_parent_process_death_signal, setrlimit,
+};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
@@ -38,22 +41,27 @@ pub fn config<T: DeserializeOwned>() -> io::Result<T> {
     Ok(serde_json::from_slice(&text)?)
 }
 
-/// Starts a child that the kernel kills when this, single, thread ends. It inherits every descriptor that
-/// is not close-on-exec.
+/// Starts a child that the kernel kills when this, single, thread ends. It inherits every descriptor that is not
+/// close-on-exec. `confine` runs in the child right before its program does, and makes system calls only.
+///
+/// The child may be in another PID namespace, where its parent has no number: it knows it by pidfd.
 #[allow(unsafe_code)]
-pub fn spawn_bound(command: &mut Command) -> io::Result<Child> {
+pub fn spawn_bound(
+    command: &mut Command,
+    confine: impl Fn() -> io::Result<()> + Send + Sync + 'static,
+) -> io::Result<Child> {
     use std::os::unix::process::CommandExt;
-    let parent = rustix::process::getpid();
+    let parent = pidfd_open(getpid(), PidfdFlags::empty())?;
     let bind = move || {
         set_parent_process_death_signal(Some(Signal::KILL))?;
         // The parent may have died before the signal was asked for.
-        if getppid() == Some(parent) {
-            Ok(())
-        } else {
-            Err(io::ErrorKind::BrokenPipe.into())
+        let mut polled = [PollFd::new(&parent, PollFlags::IN)];
+        if poll(&mut polled, Some(&Timespec::default()))? > 0 {
+            return Err(io::ErrorKind::BrokenPipe.into());
         }
+        confine()
     };
-    // SAFETY: two system calls, no allocation, no locks.
+    // SAFETY: system calls only, no allocation, no locks.
     unsafe { command.pre_exec(bind) };
     command.spawn()
 }
@@ -78,6 +86,10 @@ impl Placement {
             let file = Path::new("/proc/self/oom_score_adj");
             fs::write(file, score.to_string()).map_err(|error| named(&error, file))?;
         }
+        // Nor does one hold any memory where core dumps are piped to a program, which this limit does not keep
+        // the kernel from.
+        let file = Path::new("/proc/self/coredump_filter");
+        fs::write(file, "0").map_err(|error| named(&error, file))?;
         Ok(setrlimit(
             Resource::Core,
             Rlimit {

@@ -7,6 +7,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::sched::{CloneFlags, unshare};
 use nix::spawn::{PosixSpawnAttr, PosixSpawnFileActions, PosixSpawnFlags, posix_spawn};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::signal::SigSet;
@@ -42,6 +43,7 @@ pub struct Launch {
     config: Option<Vec<u8>>,
     watchdog: bool,
     reports: bool,
+    pid_namespace: bool,
     resources: Vec<Resource>,
 }
 
@@ -57,6 +59,7 @@ impl Launch {
             config: None,
             watchdog: false,
             reports: false,
+            pid_namespace: false,
             resources: Vec::new(),
         }
     }
@@ -110,6 +113,14 @@ impl Launch {
         self
     }
 
+    /// Makes it the first process of a PID namespace of its own: it sees no other process, and whatever it
+    /// might start ends with it.
+    #[must_use]
+    pub fn pid_namespace(mut self) -> Self {
+        self.pid_namespace = true;
+        self
+    }
+
     /// Something to be dropped once the process is known to have exited, and not before.
     #[must_use]
     pub fn resource(mut self, resource: impl Send + 'static) -> Self {
@@ -125,7 +136,12 @@ impl Launch {
         };
         let program = self.program.clone();
         let (watchdog, reports) = self.plumb().map_err(|error| failed(error, &program))?;
-        let pid = self.exec().map_err(|error| failed(error, &program))?;
+        let pid = if self.pid_namespace {
+            self.exec_in_pid_namespace()
+        } else {
+            self.exec()
+        };
+        let pid = pid.map_err(|error| failed(error, &program))?;
         let child = Child {
             program: program.clone(),
             pid,
@@ -154,6 +170,17 @@ impl Launch {
             reports = Some(Reports::new(ours)?);
         }
         Ok((watchdog, reports))
+    }
+
+    /// The namespace that children are born into is a property of the thread that starts them: here, one
+    /// that starts nothing else.
+    fn exec_in_pid_namespace(&mut self) -> io::Result<Pid> {
+        let exec = || {
+            unshare(CloneFlags::CLONE_NEWPID)?;
+            self.exec()
+        };
+        std::thread::scope(|scope| scope.spawn(exec).join())
+            .unwrap_or_else(|_| Err(io::Error::other("the thread that starts it panicked")))
     }
 
     fn exec(&mut self) -> io::Result<Pid> {

@@ -59,7 +59,13 @@ pub fn command_line(machine: &Machine<'_>) -> Vec<OsString> {
             "rtc=on,pit=on,pic=on",
         ),
     };
-    add("-M", format!("microvm,acpi=off,{chips},memory-backend=memory"));
+    // The guest's memory is in no core dump, and never merged with another guest's: the time of a write would
+    // tell that other one what is in it.
+    let secrets = "dump-guest-core=off,mem-merge=off";
+    add(
+        "-M",
+        format!("microvm,acpi=off,{chips},{secrets},memory-backend=memory"),
+    );
     add("-accel", accelerator);
     add("-cpu", processor.to_owned());
     add("-smp", machine.vcpus.to_string());
@@ -68,7 +74,7 @@ pub fn command_line(machine: &Machine<'_>) -> Vec<OsString> {
     add(
         "-object",
         format!(
-            "memory-backend-memfd,id=memory,size={}M,share=on",
+            "memory-backend-memfd,id=memory,size={}M,share=on,seal=on",
             machine.memory_mib
         ),
     );
@@ -172,9 +178,9 @@ mod tests {
     #[test]
     fn the_whole_line_under_translation() {
         let expected = "/usr/bin/qemu-system-x86_64 \
-            -M microvm,acpi=off,rtc=on,pit=on,pic=on,memory-backend=memory \
+            -M microvm,acpi=off,rtc=on,pit=on,pic=on,dump-guest-core=off,mem-merge=off,memory-backend=memory \
             -accel tcg,thread=multi,tb-size=128 -cpu max,-erms,-fsrm -smp 2 -m 512M \
-            -object memory-backend-memfd,id=memory,size=512M,share=on \
+            -object memory-backend-memfd,id=memory,size=512M,share=on,seal=on \
             -kernel /k/vmlinux -initrd /k/initramfs.cpio \
             -append console=ttyS0 quiet panic=-1 reboot=t scsi_mod.scan=manual \
             no_timer_check nolapic_timer noreplace-smp mitigations=off init_on_alloc=1 \

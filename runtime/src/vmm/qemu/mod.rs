@@ -18,6 +18,7 @@ use super::instance::Control;
 use super::{Accelerator, DeathReason, Disk, DiskAddress, Start, VmInstance, VmShape, VmSpec, Vmm, VmmError};
 use crate::config::Config;
 use crate::console::Console;
+use crate::jail::{Executable, Jail};
 use crate::process::Launch;
 use command_line::{Machine, command_line};
 use parent::{AGENT_FD, LOCK_FD, ParentConfig, QMP_FD, SAVED_FD, SHARE_FD, TAP_FD};
@@ -34,6 +35,8 @@ pub mod tsc;
 const READY_DEADLINE: Duration = Duration::from_secs(10);
 /// Between SIGKILL and the end of a QEMU, or from its hanging up to its end; longer is stuck in the kernel.
 const END_DEADLINE: Duration = Duration::from_secs(5);
+/// Gives out user numbers, in the state directory.
+const USERS: &str = "users";
 /// Where programs are looked for if PATH does not say.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
@@ -85,6 +88,24 @@ impl Qemu {
         };
         Ok(command_line(&machine))
     }
+
+    /// What confines QEMU: it sees its own files, and the guest's kernel and initramfs.
+    async fn jail(&self, shape: &VmShape) -> Result<Jail, VmmError> {
+        let (program, state) = (find(&self.program)?, self.cache.clone());
+        let executable = tokio::task::spawn_blocking(move || {
+            Executable::of_qemu(&program, &state)
+                .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", program.display())))
+        });
+        Ok(Jail {
+            executable: executable
+                .await
+                .unwrap_or_else(|panic| Err(io::Error::other(panic)))
+                .map_err(prepare("look at QEMU"))?,
+            files: vec![shape.kernel.clone(), shape.initramfs.clone()],
+            kvm: shape.accelerator == Accelerator::Kvm,
+            users: self.cache.join(USERS),
+        })
+    }
 }
 
 #[async_trait]
@@ -95,6 +116,7 @@ impl Vmm for Qemu {
         command.extend(saved::options(&spec.start));
         let command = command.into_iter().map(utf8).collect::<Result<_, _>>()?;
         let restores = matches!(spec.start, Start::Restore(_));
+        let jail = self.jail(&spec.shape).await?;
         let console = Console::create(&spec.console_log).map_err(prepare("create the console log"))?;
         let (output, said) = pipe_with(PipeFlags::CLOEXEC)
             .map_err(|error| prepare("make the console's pipe")(error.into()))?;
@@ -112,6 +134,7 @@ impl Vmm for Qemu {
             command,
             descriptors: descriptors.iter().map(|(_, number)| *number).collect(),
             placement: spec.placement,
+            jail,
         };
         let config =
             serde_json::to_vec(&config).map_err(|error| prepare("write the configuration")(error.into()))?;

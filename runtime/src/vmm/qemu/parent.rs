@@ -4,6 +4,7 @@ use std::os::fd::RawFd;
 
 use serde::{Deserialize, Serialize};
 
+use crate::jail::Jail;
 use crate::process::{FIRST_FREE_FD, Placement};
 
 /// The lifecycle lock, held by the parent and by QEMU.
@@ -28,4 +29,6 @@ pub struct ParentConfig {
     pub descriptors: Vec<RawFd>,
     /// Where both belong.
     pub placement: Placement,
+    /// What confines both.
+    pub jail: Jail,
 }
