@@ -7,7 +7,7 @@
 use std::fs;
 use std::io::Read;
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use rustix::pipe::{PipeFlags, pipe_with};
@@ -27,6 +27,8 @@ pub const PROBE_ARGUMENT: &str = "probe-kvm";
 const CACHE: &str = "kvm.json";
 /// The whole probe takes 1 ms on hardware, 51 ms nested in an emulator, where a busy host adds its own.
 const DEADLINE: Duration = Duration::from_secs(2);
+/// A busy host may make a processor late, but hardly every time; an emulator is late every time.
+const ATTEMPTS: usize = 3;
 /// The probe prints one verdict.
 const MAX_VERDICT: u64 = 4096;
 
@@ -39,6 +41,13 @@ pub struct Verdict {
     pub evidence: String,
     /// What the operator can do about it, if it is not usable.
     pub remedy: Option<String>,
+}
+
+/// How one run of the probe ended.
+enum Probe {
+    Answered(Verdict),
+    /// Its alarm killed it.
+    TooSlow,
 }
 
 /// Why no accelerator could be chosen.
@@ -127,13 +136,30 @@ async fn find_out(config: &Config) -> Verdict {
             "Enable virtualization in the firmware or, in a virtual machine, nested virtualization",
         );
     }
-    match run_probe(config.helper("bulkhead-vmm")).await {
-        Ok(verdict) => verdict,
-        Err(error) => Verdict::unusable(
-            format!("the probe failed: {error}"),
-            "Run it by hand: bulkhead-vmm probe-kvm",
-        ),
+    probe(&config.helper("bulkhead-vmm")).await
+}
+
+async fn probe(program: &Path) -> Verdict {
+    for _ in 0..ATTEMPTS {
+        match run_probe(program).await {
+            Ok(Probe::Answered(verdict)) => return verdict,
+            Ok(Probe::TooSlow) => {}
+            Err(error) => {
+                return Verdict::unusable(
+                    format!("the probe failed: {error}"),
+                    "Run it by hand: bulkhead-vmm probe-kvm",
+                );
+            }
+        }
     }
+    Verdict::unusable(
+        format!(
+            "a loop of {} instructions did not end within {:?}, {ATTEMPTS} times",
+            2 * probe::ITERATIONS,
+            probe::PATIENCE
+        ),
+        "This KVM emulates every instruction (as kvm_pvm does): use a host with hardware virtualization",
+    )
 }
 
 /// Nine microseconds that spare most hosts without KVM everything else.
@@ -147,16 +173,16 @@ fn has_virtualization(cpuinfo: &str) -> bool {
         .any(|flag| flag == "vmx" || flag == "svm")
 }
 
-async fn run_probe(program: PathBuf) -> Result<Verdict, ProcessError> {
+async fn run_probe(program: &Path) -> Result<Probe, ProcessError> {
     let failed = |source| ProcessError::Spawn {
-        program: program.clone(),
+        program: program.to_owned(),
         source,
     };
     let (answer, output) = pipe_with(PipeFlags::CLOEXEC).map_err(|error| failed(error.into()))?;
-    let probe = Launch::new(&program).arg(PROBE_ARGUMENT).stdout(output).spawn()?;
+    let probe = Launch::new(program).arg(PROBE_ARGUMENT).stdout(output).spawn()?;
     let Ok(exit) = timeout(DEADLINE, probe.wait()).await else {
         return Err(ProcessError::Slow {
-            program,
+            program: program.to_owned(),
             after: DEADLINE,
         });
     };
@@ -167,17 +193,14 @@ async fn run_probe(program: PathBuf) -> Result<Verdict, ProcessError> {
                 .take(MAX_VERDICT)
                 .read_to_end(&mut text)
                 .map_err(&failed)?;
-            serde_json::from_slice(&text).map_err(|error| failed(error.into()))
+            let verdict = serde_json::from_slice(&text).map_err(|error| failed(error.into()))?;
+            Ok(Probe::Answered(verdict))
         }
-        Exit::Signal(signal) if signal == nix::libc::SIGALRM => Ok(Verdict::unusable(
-            format!(
-                "a loop of {} instructions did not end within {:?}",
-                2 * probe::ITERATIONS,
-                probe::PATIENCE
-            ),
-            "This KVM emulates every instruction (as kvm_pvm does): use a host with hardware virtualization",
-        )),
-        exit => Err(ProcessError::Ended { program, exit }),
+        Exit::Signal(signal) if signal == nix::libc::SIGALRM => Ok(Probe::TooSlow),
+        exit => Err(ProcessError::Ended {
+            program: program.to_owned(),
+            exit,
+        }),
     }
 }
 
@@ -238,10 +261,24 @@ mod tests {
         let program = directory.path().join("bulkhead-vmm");
         fs::write(&program, "#!/bin/sh\nkill -ALRM $$\n").unwrap();
         fs::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
-        let verdict = run_probe(program).await.unwrap();
+        let verdict = probe(&program).await;
         assert!(
             !verdict.usable && verdict.evidence.contains("200000 instructions"),
             "{verdict:?}"
         );
+    }
+
+    #[tokio::test]
+    async fn a_probe_that_is_late_once_is_run_again() {
+        let directory = tempfile::tempdir().unwrap();
+        let program = directory.path().join("bulkhead-vmm");
+        let script = format!(
+            "#!/bin/sh\ncd {}\n[ -e late ] || {{ touch late; kill -ALRM $$; }}\n\
+             echo '{{\"usable\":true,\"evidence\":\"seen\",\"remedy\":null}}'\n",
+            directory.path().display()
+        );
+        fs::write(&program, script).unwrap();
+        fs::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+        assert_eq!(probe(&program).await, Verdict::usable("seen"));
     }
 }

@@ -56,23 +56,23 @@ fn names(scope: &Scope, kind: &str, dir: &Path, items: &mut BTreeSet<String>) {
     }
 }
 
-/// The namespace's own cgroup is the common parent that containerd's clients name in every
+/// The daemon's own cgroup is the common parent that containerd's clients name in every
 /// container's `cgroupsPath`; no runtime removes it.
 fn cgroups(scope: &Scope, daemon: &Daemon, dir: &Path, items: &mut BTreeSet<String>) {
     for path in children(dir).filter(|path| path.is_dir() && !path.is_symlink()) {
-        if scope.claims(&path.display().to_string()) && !path.ends_with(daemon.namespace()) {
+        if scope.claims(&path.display().to_string()) && !path.ends_with(daemon.name()) {
             items.insert(format!("cgroup {}", path.display()));
         }
         cgroups(scope, daemon, &path, items);
     }
 }
 
-/// Removes the namespace's own, by now empty, cgroups.
+/// Removes the daemon's own, by now empty, cgroups.
 pub(super) fn remove_cgroup_parents(daemon: &Daemon) {
     let root = Path::new("/sys/fs/cgroup");
     let parents = children(root)
-        .map(|dir| dir.join(daemon.namespace()))
-        .chain([root.join(daemon.namespace())]);
+        .map(|dir| dir.join(daemon.name()))
+        .chain([root.join(daemon.name())]);
     for parent in parents.filter(|parent| parent.is_dir()) {
         if let Err(error) = fs::remove_dir(&parent) {
             eprintln!("{}: {error}", parent.display());
@@ -117,7 +117,12 @@ fn directories(scope: &Scope, daemon: &Daemon, items: &mut BTreeSet<String>) {
         PathBuf::from(format!("/run/containerd/runc/{namespace}")),
     ];
     if scope.exclusive && Settings::get().is_vm() {
-        parents.extend(children(Path::new("/run/bulkhead")));
+        // What begins with a dot belongs to no sandbox.
+        let of_a_namespace = |path: &PathBuf| {
+            path.file_name()
+                .is_none_or(|name| name.as_encoded_bytes()[0] != b'.')
+        };
+        parents.extend(children(Path::new("/run/bulkhead")).filter(of_a_namespace));
     }
     for parent in parents {
         items.extend(children(&parent).map(|path| format!("path {}", path.display())));
