@@ -5,6 +5,8 @@ use protobuf::well_known_types::any::Any;
 use protobuf::{Message, MessageField};
 use serde_json::{Value, json};
 
+use crate::mounts;
+
 /// The runtime's name in containerd's configuration.
 const NAME: &str = "io.containerd.bulkhead.v2";
 /// What containerd registers for the OCI's features structure.
@@ -21,6 +23,7 @@ pub fn runtime_info() -> protobuf::Result<Vec<u8>> {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             ..RuntimeVersion::default()
         }),
+        annotations: [(mounts::ANNOTATION.to_owned(), mounts::annotation())].into(),
         features: MessageField::some(Any {
             type_url: FEATURES_TYPE.to_owned(),
             value: features().to_string().into_bytes(),
@@ -62,6 +65,8 @@ mod tests {
         let info = RuntimeInfo::parse_from_bytes(&runtime_info().unwrap()).unwrap();
         assert_eq!(info.name, "io.containerd.bulkhead.v2");
         assert!(!info.version.version.is_empty());
+        let mounts = &info.annotations["containerd.io/runtime-allow-mounts"];
+        assert_eq!(mounts, "erofs,format/*,mkdir/*");
         let features: Value = serde_json::from_slice(&info.features.value).unwrap();
         assert!(features["ociVersionMin"].is_string() && features["ociVersionMax"].is_string());
         // Claims that CRI turns into offers.

@@ -13,6 +13,7 @@ mod handoff;
 mod info;
 mod log;
 mod messages;
+mod mounts;
 mod options;
 mod process_state;
 mod sandbox;

@@ -1,6 +1,7 @@
 //! The mounts containerd asks for at `<bundle>/rootfs`, made in order and undone in reverse.
 
 pub mod disk_file;
+pub mod layers;
 pub mod mount_points;
 pub mod on_disks;
 mod options;
@@ -60,6 +61,13 @@ pub enum RootfsError {
         /// Why it is not.
         source: io::Error,
     },
+    /// rootfs: cannot make {path}: {source}
+    Make {
+        /// A directory.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
     /// rootfs: mount {index}: {reason}
     Invalid {
         /// Which of the mounts, from 0.
@@ -69,7 +77,7 @@ pub enum RootfsError {
     },
 }
 
-/// containerd's mount manager runs these itself unless told that we do, which we never say.
+/// containerd's mount manager runs the second itself, and we run the others in [`layers`].
 const UNSUPPORTED_PREFIXES: [&str; 3] = ["format/", "mkfs/", "mkdir/"];
 
 /// Makes `mounts` at `root`, a directory of the bundle, in order. What was made is undone by `undo`.

@@ -10,7 +10,7 @@ use super::{RootfsError, RootfsMount};
 /// Transformations that containerd leaves to us: places are filled in, and directories made, before the mount.
 const TRANSFORMS: [&str; 2] = ["format/", "mkdir/"];
 /// Option of the second: `PATH[:MODE[:UID:GID]]`.
-const MKDIR: &str = "X-containerd.mkdir.path=";
+pub(super) const MKDIR: &str = "X-containerd.mkdir.path=";
 /// Mode of a directory that says none; containerd's own.
 const DIRECTORY_MODE: u32 = 0o700;
 

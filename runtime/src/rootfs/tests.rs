@@ -192,3 +192,65 @@ fn a_target_that_is_swapped_for_a_link_is_never_left_by() {
         });
     });
 }
+
+/// As containerd's erofs snapshotter orders it without `default_size`: the writable layer is a directory.
+#[test]
+fn layers_under_a_directory_of_the_host() {
+    in_private_mounts(|| {
+        let work = tempfile::tempdir_in("/dev/shm").unwrap();
+        let path = |name: &str| work.path().join(name);
+        for directory in ["one", "two", "upper"] {
+            fs::create_dir(path(directory)).unwrap();
+        }
+        fs::write(path("one/file"), "one").unwrap();
+        fs::write(path("two/file"), "two").unwrap();
+        let root = path("root");
+        fs::create_dir(&root).unwrap();
+        let layer = |name| mount_of("bind", path(name).to_str().unwrap(), &["rbind", "ro"]);
+        let options = [
+            format!("X-containerd.mkdir.path={}:0711", path("work").display()),
+            format!("workdir={}", path("work").display()),
+            format!("upperdir={}", path("upper").display()),
+            "lowerdir={{ overlay 0 1 }}".to_owned(),
+        ];
+        let options: Vec<_> = options.iter().map(String::as_str).collect();
+        let mounts = [
+            layer("two"),
+            layer("one"),
+            mount_of("format/mkdir/overlay", "overlay", &options),
+        ];
+        let scratch = path("scratch/c");
+        let mut undo = Undo::new();
+        layers::mount_formatted(&mounts, &root, &scratch, &mut undo).unwrap();
+        assert_eq!(fs::read_to_string(root.join("file")).unwrap(), "two");
+        fs::write(root.join("new"), "").unwrap();
+        assert!(path("upper/new").exists());
+        undo.run().unwrap();
+        assert_eq!(mounts_below(work.path()).unwrap(), Vec::<PathBuf>::new());
+        assert!(!scratch.exists());
+    });
+}
+
+/// What lies in an image may have been written by a guest.
+#[test]
+fn a_place_in_an_image_cannot_lead_out_of_it() {
+    in_private_mounts(|| {
+        let work = tempfile::tempdir().unwrap();
+        let (image, root) = (work.path().join("image"), work.path().join("root"));
+        fs::create_dir(&image).unwrap();
+        fs::create_dir(&root).unwrap();
+        std::os::unix::fs::symlink("/etc", image.join("upper")).unwrap();
+        let mounts = [
+            mount_of("bind", image.to_str().unwrap(), &["rbind"]),
+            mount_of("format/bind", "{{ mount 0 }}/upper", &["rbind"]),
+        ];
+        let mut undo = Undo::new();
+        let error = layers::mount_formatted(&mounts, &root, &work.path().join("scratch"), &mut undo);
+        assert!(
+            matches!(error, Err(RootfsError::Invalid { index: 1, .. })),
+            "{error:?}"
+        );
+        undo.run().unwrap();
+        assert_eq!(mounts_below(work.path()).unwrap(), Vec::<PathBuf>::new());
+    });
+}

@@ -151,8 +151,12 @@ impl Inner {
         if disks.is_some() {
             share.add_empty_rootfs(&mut undo)?;
         } else {
-            if !request.rootfs.is_empty() {
-                rootfs::mount_all(&request.rootfs, &request.bundle.join("rootfs"), &mut undo)?;
+            let own = request.bundle.join("rootfs");
+            if rootfs::layers::is_formatted(&request.rootfs) {
+                let scratch = self.layers(&request.id);
+                rootfs::layers::mount_formatted(&request.rootfs, &own, &scratch, &mut undo)?;
+            } else if !request.rootfs.is_empty() {
+                rootfs::mount_all(&request.rootfs, &own, &mut undo)?;
             }
             if plan.rootfs_read_only {
                 rootfs::mount_points::make(&request.plan);
@@ -177,13 +181,21 @@ impl Inner {
         Ok((Resources { undo, cgroup }, disks))
     }
 
+    /// Where a container's layers are mounted that its root file system on the host is made of.
+    fn layers(&self, id: &str) -> PathBuf {
+        self.machine().host.directory.join("layers").join(id)
+    }
+
     /// What clean-up has to know, all of it before any of it is there.
     fn container_state(&self, request: &ContainerRequest, cgroups: Vec<PathBuf>) -> ContainerState {
         let shared = self.machine().host.directory.join(SHARED).join(&request.id);
         let own = (!request.rootfs.is_empty()).then(|| request.bundle.join("rootfs"));
+        let formatted = rootfs::layers::is_formatted(&request.rootfs);
+        let layers = 0..if formatted { request.rootfs.len() } else { 0 };
+        let layers = layers.map(|index| rootfs::layers::point(&self.layers(&request.id), index));
         let binds = request.plan.host.binds.iter();
-        let mounts = own
-            .into_iter()
+        let mounts = layers
+            .chain(own)
             .chain([shared.join("rootfs")])
             .chain(binds.map(|bind| shared.join("mounts").join(bind.index.to_string())));
         ContainerState {

@@ -120,7 +120,7 @@ impl From<RootfsError> for SandboxError {
             }
             RootfsError::Disk { .. } => ErrorKind::FailedPrecondition,
             RootfsError::Mount(error) => kind_of_mount(error),
-            RootfsError::FileSystem { .. } => ErrorKind::Internal,
+            RootfsError::FileSystem { .. } | RootfsError::Make { .. } => ErrorKind::Internal,
         };
         Self::new(kind, chain(&error))
     }
