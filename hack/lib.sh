@@ -52,6 +52,11 @@ content_key() {
   done | sha256sum | cut -c1-16
 }
 
+# host_accelerator: kvm or tcg, whichever will execute guests on this machine as far as a look can tell.
+host_accelerator() {
+  if [[ -e /dev/kvm ]] && grep -qwE 'vmx|svm' /proc/cpuinfo; then echo kvm; else echo tcg; fi
+}
+
 # need_packages NAME...: install what is missing of these Debian packages.
 need_packages() {
   local missing=() name

@@ -11,12 +11,16 @@ use std::time::Duration;
 use bulkhead_oci::sizing::{MAX_MEMORY_MIB, MAX_VCPUS, MIN_MEMORY_MIB};
 use serde::{Deserialize, Serialize};
 
+use crate::vmm::Accelerator;
+
 /// Where the configuration is looked for.
 pub const CONFIG_PATH: &str = "/etc/bulkhead/config.toml";
 /// A configuration is a page of text; whatever is larger is something else.
 const MAX_FILE: u64 = 64 << 10;
 /// A boot is never worth waiting for longer.
 const MAX_BOOT_SECONDS: u32 = 600;
+/// What the name of the kernel of translated guests has besides that of the kernel.
+const TRANSLATED_SUFFIX: &str = ".tcg";
 
 /// A node has some dozen classes at most.
 const MAX_TEMPLATES: u32 = 1024;
@@ -27,7 +31,8 @@ const MAX_TEMPLATES_MIB: u32 = 1 << 20;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
-    /// Guest kernel, an ELF vmlinux. Default: `vmlinux` beside the shim.
+    /// Guest kernel, an ELF vmlinux. Default: `vmlinux` beside the shim. Translated guests have a kernel of their
+    /// own where there is one, see [`Config::kernel_for`].
     pub kernel: PathBuf,
     /// Guest initramfs. Default: `initramfs.cpio` beside the shim.
     pub initramfs: PathBuf,
@@ -128,6 +133,18 @@ impl Default for Config {
 }
 
 impl Config {
+    /// The kernel of guests that `accelerator` executes. Under translation it is `<kernel>.tcg` if there is one, which
+    /// has no mitigations and boots faster, else `kernel`. Hardware never gets a kernel without mitigations.
+    pub fn kernel_for(&self, accelerator: Accelerator) -> PathBuf {
+        let mut translated = self.kernel.clone().into_os_string();
+        translated.push(TRANSLATED_SUFFIX);
+        let translated = PathBuf::from(translated);
+        match accelerator {
+            Accelerator::Tcg if translated.is_file() => translated,
+            Accelerator::Tcg | Accelerator::Kvm => self.kernel.clone(),
+        }
+    }
+
     /// The configuration in `path`; the defaults, if there is no such file.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
         let text = match read_bounded(path) {
@@ -258,6 +275,20 @@ mod tests {
         assert_eq!(config.accelerator, AcceleratorChoice::Tcg);
         assert_eq!(config.default_memory_mib, 512);
         assert_eq!(config.kernel, Path::new("/k"));
+    }
+
+    #[test]
+    fn translated_guests_have_a_kernel_of_their_own_if_there_is_one() {
+        let directory = tempfile::tempdir().unwrap();
+        let config = Config {
+            kernel: directory.path().join("vmlinux"),
+            ..Config::default()
+        };
+        assert_eq!(config.kernel_for(Accelerator::Tcg), config.kernel);
+        let translated = directory.path().join("vmlinux.tcg");
+        fs::write(&translated, "").unwrap();
+        assert_eq!(config.kernel_for(Accelerator::Tcg), translated);
+        assert_eq!(config.kernel_for(Accelerator::Kvm), config.kernel);
     }
 
     #[test]

@@ -4,6 +4,7 @@ use std::io;
 
 use bulkhead_runtime::config::{AcceleratorChoice, Config};
 use bulkhead_runtime::kvm::{self, Verdict};
+use bulkhead_runtime::vmm::Accelerator;
 
 use super::Check;
 
@@ -19,12 +20,24 @@ pub(super) fn check(config: &Config) -> Check {
     }
 }
 
+/// What will execute guests. Where nothing may, which [`check`] says, it is what was asked for.
+pub(super) fn chosen(config: &Config) -> Accelerator {
+    match wait_for(kvm::choose(config)) {
+        Ok(Ok(accelerator)) => accelerator,
+        Ok(Err(_)) | Err(_) => Accelerator::Kvm,
+    }
+}
+
 /// Of this boot: remembered, or found out now.
 fn verdict(config: &Config) -> io::Result<Verdict> {
+    wait_for(kvm::verdict(config))
+}
+
+fn wait_for<T>(future: impl Future<Output = T>) -> io::Result<T> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    Ok(runtime.block_on(kvm::verdict(config)))
+    Ok(runtime.block_on(future))
 }
 
 fn judge(config: &Config, verdict: Verdict) -> Check {

@@ -4,8 +4,10 @@
 //! file it belongs to and call it in [`examine`].
 
 mod accelerator;
+mod capacity;
 mod containerd;
 mod host;
+mod isolation;
 mod programs;
 
 use std::io::{self, Write};
@@ -55,8 +57,10 @@ pub struct Report {
 pub fn examine(config_path: &Path) -> Report {
     let (config, configuration) = configuration(config_path);
     let mut checks = vec![configuration, accelerator::check(&config)];
-    checks.extend(programs::checks(&config));
+    checks.extend(programs::checks(&config, accelerator::chosen(&config)));
     checks.extend(host::checks(&config));
+    checks.extend(capacity::checks(&config));
+    checks.extend(isolation::checks());
     checks.extend(containerd::checks());
     Report::new(checks)
 }

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use bulkhead_runtime::config::Config;
+use bulkhead_runtime::vmm::Accelerator;
 
 use super::Check;
 
@@ -24,9 +25,14 @@ const ELF_MAGIC: &[u8] = b"\x7fELF";
 /// A cpio archive in the format the kernel unpacks ("newc", with or without checksums) begins so.
 const CPIO_MAGICS: [&[u8]; 2] = [b"070701", b"070702"];
 
-pub(super) fn checks(config: &Config) -> Vec<Check> {
+pub(super) fn checks(config: &Config, accelerator: Accelerator) -> Vec<Check> {
     vec![
-        image("kernel", &config.kernel, &[ELF_MAGIC], "an ELF kernel (vmlinux)"),
+        image(
+            "kernel",
+            &config.kernel_for(accelerator),
+            &[ELF_MAGIC],
+            "an ELF kernel (vmlinux)",
+        ),
         image(
             "initramfs",
             &config.initramfs,

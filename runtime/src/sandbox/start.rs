@@ -38,7 +38,7 @@ impl Plan<'_> {
             vcpus: sizing.vcpus,
             memory_mib: sizing.memory_mib,
             accelerator: self.accelerator,
-            kernel: config.kernel.clone(),
+            kernel: config.kernel_for(self.accelerator),
             initramfs: config.initramfs.clone(),
         }
     }

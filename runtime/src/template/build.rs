@@ -42,7 +42,7 @@ pub async fn build(config: &Config, vmm: &dyn Vmm, size: Size) -> Result<Built, 
         vcpus: size.vcpus,
         memory_mib: size.memory_mib,
         accelerator,
-        kernel: config.kernel.clone(),
+        kernel: config.kernel_for(accelerator),
         initramfs: config.initramfs.clone(),
     };
     let key = Key::of(config, vmm, &shape).await?;
