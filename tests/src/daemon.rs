@@ -1,43 +1,43 @@
 //! One private containerd: its own root, state, socket and configuration, in a directory of its own.
 
-use std::ffi::OsStr;
+mod clients;
+mod config;
+mod log;
+mod removal;
+
 use std::fs::{self, File};
-use std::io::{Read, Seek, SeekFrom};
 use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use containerd_client::services::v1::snapshots::{MountsRequest, RemoveSnapshotRequest};
-use containerd_client::services::v1::{
-    DeleteContainerRequest, DeleteTaskRequest, KillRequest, ListContainersRequest, WaitRequest,
-};
+use containerd_client::services::v1::ListContainersRequest;
+use containerd_client::services::v1::snapshots::MountsRequest;
 use containerd_client::tonic::Status;
 use containerd_client::types::Mount;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tempfile::TempDir;
 
-use crate::client::{Client, block_on};
+use crate::client::Client;
 use crate::command;
 use crate::deadline;
 use crate::events::EventLog;
 use crate::leak;
 use crate::settings::Settings;
+use config::HANDLER;
 
 /// The reference runtime.
 pub const RUNC: &str = "io.containerd.runc.v2";
 /// The snapshotter of every container.
 const SNAPSHOTTER: &str = "overlayfs";
 
-/// What makes a log line of no use to whoever reads why a test failed.
-const NOISE: [&str; 3] = ["snapshot", "loading plugin", "registering ttrpc service"];
-
 /// A running containerd of one version.
 pub struct Daemon {
     version: String,
     dir: TempDir,
+    name: String,
     namespace: String,
     image: String,
     child: Mutex<Option<Child>>,
@@ -53,16 +53,29 @@ impl Daemon {
     /// Starts a containerd of that version and imports the image.
     #[track_caller]
     pub fn start(version: &str) -> Daemon {
+        let name = format!("bh{}-{}", version.replace('.', ""), std::process::id());
+        Daemon::start_in(version, name.clone(), name, false)
+    }
+
+    /// Starts one that also speaks CRI, whose namespace is not its own: it is that of all pods everywhere.
+    #[track_caller]
+    pub fn start_with_cri(version: &str) -> Daemon {
+        let name = format!("bh{}-{}-cri", version.replace('.', ""), std::process::id());
+        Daemon::start_in(version, name, "k8s.io".to_owned(), true)
+    }
+
+    #[track_caller]
+    fn start_in(version: &str, name: String, namespace: String, cri: bool) -> Daemon {
         // Socket paths end at 104 bytes: the directory's name is short. TMPDIR says where overlays can be.
         let dir = tempfile::Builder::new()
             .prefix("bh-")
             .rand_bytes(4)
             .tempdir()
             .unwrap();
-        let namespace = format!("bh{}-{}", version.replace('.', ""), std::process::id());
         let mut daemon = Daemon {
             version: version.to_owned(),
             dir,
+            name,
             namespace,
             image: String::new(),
             child: Mutex::new(None),
@@ -71,7 +84,8 @@ impl Daemon {
             ids: Mutex::new(Vec::new()),
             counter: AtomicU32::new(0),
         };
-        fs::write(daemon.path("config.toml"), daemon.config()).unwrap();
+        fs::write(daemon.path("config.toml"), daemon.config(cri)).unwrap();
+        daemon.write_network();
         daemon.launch();
         daemon.image = daemon.import_image();
         daemon
@@ -82,7 +96,13 @@ impl Daemon {
         &self.version
     }
 
-    /// The containerd namespace of all containers of this daemon; no other run uses it.
+    /// What no other run is called: the cgroup of this daemon's containers goes by it, and their namespace,
+    /// unless that is CRI's.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The containerd namespace of all containers of this daemon.
     pub fn namespace(&self) -> &str {
         &self.namespace
     }
@@ -157,19 +177,6 @@ impl Daemon {
         self.ids.lock().unwrap().clone()
     }
 
-    /// A `ctr` command line of this version, on this daemon and namespace.
-    pub fn ctr(&self, args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Command {
-        let mut command = Command::new(self.binary("ctr"));
-        command
-            .arg("--address")
-            .arg(self.socket())
-            .args(["--namespace", &self.namespace])
-            .args(args)
-            // From 2.2 on ctr warns of a cgroup v1 host, among the output that a test compares.
-            .env("CONTAINERD_SUPPRESS_DEPRECATION_WARNINGS", "1");
-        command
-    }
-
     /// Kills containerd with SIGKILL. Tasks go on.
     pub fn kill_hard(&self) {
         self.end(Signal::SIGKILL);
@@ -237,32 +244,6 @@ impl Daemon {
         }
     }
 
-    /// How long the daemon's log is now.
-    pub fn log_length(&self) -> u64 {
-        fs::metadata(self.log_path()).map_or(0, |metadata| metadata.len())
-    }
-
-    /// The daemon's log from that length on, its last part.
-    pub fn log_since(&self, start: u64) -> String {
-        // Enough for a shim's last words; a failure message is read by people.
-        const TAIL: usize = 8 * 1024;
-        let mut bytes = Vec::new();
-        let read = File::open(self.log_path()).and_then(|mut file| {
-            file.seek(SeekFrom::Start(start))?;
-            file.read_to_end(&mut bytes)
-        });
-        if let Err(error) = read {
-            return format!("{}: {error}", self.log_path().display());
-        }
-        let text = String::from_utf8_lossy(&bytes);
-        let telling: Vec<&str> = text
-            .lines()
-            .filter(|line| !NOISE.iter().any(|noise| line.contains(noise)))
-            .collect();
-        let telling = telling.join("\n");
-        telling[telling.ceil_char_boundary(telling.len().saturating_sub(TAIL))..].to_owned()
-    }
-
     /// A new directory for the fifos of a process.
     pub(crate) fn fifo_dir(&self, container_id: &str) -> PathBuf {
         let number = self.counter.fetch_add(1, Ordering::Relaxed);
@@ -281,56 +262,6 @@ impl Daemon {
             key: record.snapshot_key,
         });
         Ok(client.call(client.snapshots().mounts(request))?.mounts)
-    }
-
-    /// Removes whatever is left of a container: task, record, snapshot. Never panics.
-    pub fn remove(&self, id: &str) {
-        let Some(client) = self.client.lock().unwrap().clone() else {
-            return;
-        };
-        let kill = client.request(KillRequest {
-            container_id: id.to_owned(),
-            exec_id: String::new(),
-            signal: Signal::SIGKILL as u32,
-            all: true,
-        });
-        if client.call(client.tasks().kill(kill)).is_ok() {
-            let wait = client.request(WaitRequest {
-                container_id: id.to_owned(),
-                exec_id: String::new(),
-            });
-            let ended = block_on(deadline::ORDINARY, async { client.tasks().wait(wait).await });
-            if let Err(status) = ended {
-                eprintln!("{id} was killed, but: {status}");
-            }
-        }
-        // Each of these is there or not, depending on how far the test came.
-        let task = client.request(DeleteTaskRequest {
-            container_id: id.to_owned(),
-        });
-        drop(client.call(client.tasks().delete(task)));
-        let record = client.request(DeleteContainerRequest { id: id.to_owned() });
-        drop(client.call(client.containers().delete(record)));
-        let snapshot = client.request(RemoveSnapshotRequest {
-            snapshotter: SNAPSHOTTER.to_owned(),
-            key: id.to_owned(),
-        });
-        drop(client.call(client.snapshots().remove(snapshot)));
-    }
-
-    /// Removes every container. Never panics.
-    pub fn remove_all(&self) {
-        let Some(client) = self.client.lock().unwrap().clone() else {
-            return;
-        };
-        let request = client.request(ListContainersRequest::default());
-        match client.call(client.containers().list(request)) {
-            Ok(answer) => answer
-                .containers
-                .iter()
-                .for_each(|container| self.remove(&container.id)),
-            Err(status) => eprintln!("list containers: {status}"),
-        }
     }
 
     fn import_image(&self) -> String {
@@ -358,10 +289,6 @@ impl Daemon {
         Settings::get().containerd_bin(&self.version).join(name)
     }
 
-    fn log_path(&self) -> PathBuf {
-        self.path("containerd.log")
-    }
-
     /// The runtime under test first, then this version's shims and runc, then the system's tools.
     fn search_path(&self) -> String {
         let settings = Settings::get();
@@ -372,24 +299,6 @@ impl Daemon {
         ];
         let mine: Vec<String> = mine.iter().map(|dir| dir.display().to_string()).collect();
         format!("{}:{}", mine.join(":"), std::env::var("PATH").unwrap_or_default())
-    }
-
-    fn config(&self) -> String {
-        // CRI is left out: no test here uses it, and without it a restart takes half a second less.
-        let dir = self.dir.path().display();
-        format!(
-            r#"version = 2
-root = "{dir}/root"
-state = "{dir}/state"
-disabled_plugins = ["io.containerd.grpc.v1.cri", "io.containerd.cri.v1.images", "io.containerd.cri.v1.runtime"]
-[grpc]
-address = "{dir}/c.sock"
-[debug]
-level = "debug"
-[plugins."io.containerd.internal.v1.opt"]
-path = "{dir}/opt"
-"#
-        )
     }
 }
 

@@ -74,7 +74,7 @@ impl Scope {
     fn of(daemon: &Daemon) -> Scope {
         Scope {
             exclusive: Settings::get().exclusive,
-            marks: vec![daemon.dir().display().to_string(), daemon.namespace().to_owned()],
+            marks: vec![daemon.dir().display().to_string(), daemon.name().to_owned()],
             sockets: daemon
                 .ids()
                 .iter()

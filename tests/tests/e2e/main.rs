@@ -1,6 +1,7 @@
 //! End-to-end tests against real containerd. See `docs/testing.md`.
 #![allow(clippy::unwrap_used, clippy::expect_used)] // A test stops at the first surprise.
 
+mod clients;
 mod commands;
 mod control;
 mod exec;
@@ -36,5 +37,6 @@ fn main() -> ExitCode {
         ("malformed", malformed::CASES),
         ("vm", vm::CASES),
         ("commands", commands::CASES),
+        ("clients", clients::CASES),
     ])
 }
