@@ -15,11 +15,16 @@ const MIN_KERNEL: (u32, u32) = (5, 12);
 /// Controllers without which a container's limits are not kept on the host.
 const CONTROLLERS: &[&str] = &["cpu", "memory", "pids"];
 
+const CLOCK_SOURCE: &str = "/sys/devices/system/clocksource/clocksource0/current_clocksource";
+/// Clocks that are read without leaving the processor's own registers and memory.
+const FAST_CLOCKS: &[&str] = &["tsc", "kvm-clock", "hyperv_clocksource_tsc_page"];
+
 pub(super) fn checks(config: &Config) -> Vec<Check> {
     vec![
         root(),
         kernel(&fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default()),
         tun(Path::new("/dev/net/tun")),
+        clock(&fs::read_to_string(CLOCK_SOURCE).unwrap_or_default()),
         cgroups(Path::new("/sys/fs/cgroup")),
         state_dir(&config.state_dir),
         leftovers(&config.state_dir),
@@ -70,6 +75,20 @@ fn tun(path: &Path) -> Check {
             "load the tun module: modprobe tun",
         ),
     }
+}
+
+/// A guest under KVM reads its time from a page that the host fills, if the host's own clock allows it.
+fn clock(source: &str) -> Check {
+    const ID: &str = "clock";
+    let source = source.trim();
+    if FAST_CLOCKS.contains(&source) {
+        return Check::ok(ID, source);
+    }
+    Check::warning(
+        ID,
+        format!("the host's clock is {source:?}: reading the time is slow, in guests too"),
+        "see the kernel's log for why the TSC is not used",
+    )
 }
 
 fn cgroups(mount: &Path) -> Check {
@@ -173,6 +192,12 @@ mod tests {
         ] {
             assert_eq!(kernel(release).status, status, "{release:?}");
         }
+    }
+
+    #[test]
+    fn a_slow_clock_is_a_warning() {
+        assert_eq!(clock("tsc\n").status, Status::Ok);
+        assert_eq!(clock("hpet\n").status, Status::Warning);
     }
 
     #[test]
