@@ -23,7 +23,7 @@ use std::process::Command;
 use bulkhead_runtime::jail::filter::{Filter, Program};
 use bulkhead_runtime::jail::{Executable, user};
 use bulkhead_runtime::process::Placement;
-use bulkhead_runtime::vmm::Vmm;
+use bulkhead_runtime::vmm::{Accelerator, Vmm};
 use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use process::Process;
 use support::{Rig, Vm, within};
@@ -72,14 +72,21 @@ async fn the_root_of_qemu_holds_what_it_needs_and_is_read_only() {
     let executable =
         Executable::of_qemu(Path::new("/usr/bin/qemu-system-x86_64"), &rig.path("cache")).unwrap();
     let mut expected: BTreeSet<PathBuf> = executable.files.into_iter().collect();
-    expected.extend([spec.shape.kernel, spec.shape.initramfs, "/dev/null".into()]);
+    let own = if spec.shape.accelerator == Accelerator::Kvm {
+        &["/dev/null", "/dev/kvm"][..]
+    } else {
+        &["/dev/null"]
+    };
+    expected.extend([spec.shape.kernel, spec.shape.initramfs]);
+    let bound = expected.len();
+    expected.extend(own.iter().map(PathBuf::from));
     expected.extend(executable.interpreter);
     assert_eq!(qemu.files(), expected);
     assert_eq!(parent.files(), expected);
 
     // One for the root, one for each file that is the host's; none can be written to.
     let mounts = qemu.mounts();
-    assert_eq!(mounts.len(), 1 + expected.len() - 2, "{mounts:?}");
+    assert_eq!(mounts.len(), 1 + bound, "{mounts:?}");
     for options in mounts {
         assert!(options.starts_with("ro,nosuid"), "{options}");
     }
@@ -241,7 +248,12 @@ async fn descriptors_lead_nowhere_else() {
     let Some(rig) = Rig::new() else { return };
     let vm = rig.boot().await;
     let [parent, qemu, server] = processes(&vm);
-    let known = [rig.path("lock"), rig.path("cache/users"), "/dev/null".into()];
+    let known = [
+        rig.path("lock"),
+        rig.path("cache/users"),
+        "/dev/null".into(),
+        "/dev/kvm".into(),
+    ];
     for jailed in [parent, qemu] {
         for open in jailed.descriptors() {
             let target = open.target.to_string_lossy().into_owned();

@@ -120,7 +120,7 @@ impl Rig {
             shape: VmShape {
                 vcpus: 1,
                 memory_mib: 256,
-                accelerator: Accelerator::Tcg,
+                accelerator: accelerator(),
                 kernel: self.kernel.clone(),
                 initramfs: self.path("initramfs.cpio"),
             },
@@ -205,6 +205,14 @@ pub fn proportional_kib(pid: u32) -> u64 {
     let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap();
     let line = text.lines().find(|line| line.starts_with("Pss:")).unwrap();
     line.split_ascii_whitespace().nth(1).unwrap().parse().unwrap()
+}
+
+/// KVM where `BULKHEAD_TEST_KVM` is set, as in the testbed.
+fn accelerator() -> Accelerator {
+    match std::env::var_os("BULKHEAD_TEST_KVM") {
+        Some(_) => Accelerator::Kvm,
+        None => Accelerator::Tcg,
+    }
 }
 
 /// Beside this test's own program's directory.
