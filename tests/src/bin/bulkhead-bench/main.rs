@@ -27,7 +27,7 @@ use crate::report::Measurement;
 #[derive(Parser)]
 #[command(name = "bulkhead-bench")]
 struct Arguments {
-    /// What to measure: start, boot, exec, stdio, stdout, idle-pss, state. All of them if none is named.
+    /// What to measure: start, boot, exec, stdio, stdout, stdout-short, idle-pss, state. All of them if none is named.
     names: Vec<String>,
     /// One JSON object a line, instead of a table.
     #[arg(long)]
@@ -65,7 +65,7 @@ pub struct Runtime {
     cold: bool,
 }
 
-const BENCHES: [Bench; 7] = [
+const BENCHES: [Bench; 8] = [
     Bench {
         name: "start",
         n: 10,
@@ -90,6 +90,11 @@ const BENCHES: [Bench; 7] = [
         name: "stdout",
         n: 3,
         run: streams::stdout,
+    },
+    Bench {
+        name: "stdout-short",
+        n: 3,
+        run: streams::stdout_short,
     },
     Bench {
         name: "idle-pss",

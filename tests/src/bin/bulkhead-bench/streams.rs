@@ -41,16 +41,38 @@ pub fn stdio(rig: &Rig<'_>) -> Vec<Measurement> {
 
 /// How much `stdout` moves: 1 GiB.
 const VOLUME: u64 = mib(1024);
+/// How many writes `stdout-short` makes: some seconds of an emulated guest.
+const SHORT_WRITES: u64 = mib(32) / 100;
 /// Far longer than any runtime takes for it.
 const LIMIT: Duration = Duration::from_secs(600);
 
 /// `stdout`: 1 GiB of 100-byte lines, and how much the shim's resident memory grew meanwhile.
 pub fn stdout(rig: &Rig<'_>) -> Vec<Measurement> {
+    // The lines are made once: it is the way out that is measured, not `yes`. 400 KiB a turn, in few
+    // calls, from memory.
+    let turn = 409_600 * 64;
+    let turns = VOLUME / turn + 1;
+    let script = format!(
+        "line=$(head -c 99 /dev/zero | tr '\\0' x); yes $line | head -c 409600 > /dev/shm/lines; \
+         files=$(yes /dev/shm/lines | head -n 64); read go; \
+         i=0; while test $i -lt {turns}; do cat $files; i=$((i+1)); done; sleep 100000"
+    );
+    throughput(rig, "stdout", &script, turns * turn)
+}
+
+/// `stdout-short`: 32 MiB, each 100 bytes written by themselves, as a program that flushes each line does.
+pub fn stdout_short(rig: &Rig<'_>) -> Vec<Measurement> {
+    let script = format!("read go; dd if=/dev/zero bs=100 count={SHORT_WRITES} 2>/dev/null; sleep 100000");
+    throughput(rig, "stdout-short", &script, SHORT_WRITES * 100)
+}
+
+/// MB/s of a script that begins at a line of input and writes `volume` bytes, and what the shim grew by.
+fn throughput(rig: &Rig<'_>, name: &str, script: &str, volume: u64) -> Vec<Measurement> {
     let mut growth = Vec::new();
     let samples = rig.interleave(|runtime| {
-        let (speed, grown) = move_volume(rig, runtime);
+        let (speed, grown) = move_volume(rig, runtime, script, volume);
         growth.push((runtime, grown));
-        vec![("stdout".to_owned(), speed)]
+        vec![(name.to_owned(), speed)]
     });
     let mut lines = samples.measured_in("MB/s");
     for runtime in &rig.runtimes {
@@ -60,7 +82,7 @@ pub fn stdout(rig: &Rig<'_>) -> Vec<Measurement> {
             .map(|(_, grown)| *grown)
             .collect();
         lines.push(Measurement::of(
-            "stdout.shim-rss-growth".to_owned(),
+            format!("{name}.shim-rss-growth"),
             runtime.name,
             "MiB",
             of,
@@ -70,15 +92,7 @@ pub fn stdout(rig: &Rig<'_>) -> Vec<Measurement> {
 }
 
 /// MB/s, and MiB that the shim grew.
-fn move_volume(rig: &Rig<'_>, runtime: Runtime) -> (f64, f64) {
-    // The lines are made once: it is the way out that is measured, not `yes`. 400 KiB a turn, in few
-    // calls, from memory.
-    let script = "line=$(head -c 99 /dev/zero | tr '\\0' x); yes $line | head -c 409600 > /dev/shm/lines; \
-                  files=$(yes /dev/shm/lines | head -n 64); read go; \
-                  i=0; while test $i -lt 41; do cat $files; i=$((i+1)); done; sleep 100000";
-    let turn = 409_600 * 64;
-    let volume = VOLUME / turn * turn + turn;
-    debug_assert_eq!(volume, 41 * turn);
+fn move_volume(rig: &Rig<'_>, runtime: Runtime, script: &str, volume: u64) -> (f64, f64) {
     let container = Container::new(rig.daemon)
         .runtime(runtime.id)
         .stdin()
