@@ -10,6 +10,7 @@ use bulkhead_agent_protocol::message::{Body, Envelope, Oom, Stats};
 use tokio::sync::{Notify, mpsc};
 use tokio::time::{MissedTickBehavior, interval};
 
+use crate::container::cgroup::CONTAINERS;
 use crate::container::oom::OomWatch;
 use crate::container::registry::Registry;
 use crate::container::{Container, State, stats};
@@ -60,7 +61,7 @@ pub struct Layout {
 impl Layout {
     /// The cgroup of a container, as a path below the mount.
     pub fn cgroup_of(&self, container_id: &str) -> PathBuf {
-        PathBuf::from("/containers").join(container_id)
+        PathBuf::from(CONTAINERS).join(container_id)
     }
 }
 

@@ -18,6 +18,10 @@ use crate::{guest, reaper};
 /// Requests answered at once. Each may hold a message of 4 MiB; the host has a handful under way.
 const MAX_UNDER_WAY: usize = 256;
 
+/// How long after its creation a container's counters are first sent: its start, which follows as a rule, goes
+/// first, and nobody asks that soon.
+const FIRST_COUNTERS: Duration = Duration::from_millis(100);
+
 /// How long the host may take to read the last words.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
@@ -139,7 +143,11 @@ async fn finish(agent: &Arc<Agent>, link: &Link, then: Then) {
             drop(spawned);
             if is_new {
                 // The host answers from memory, also for a container that was only just created.
-                agent.send_stats_of(&container_id);
+                let agent = Arc::clone(agent);
+                tokio::spawn(async move {
+                    tokio::time::sleep(FIRST_COUNTERS).await;
+                    agent.send_stats_of(&container_id);
+                });
             }
         }
         Then::Sleep => {

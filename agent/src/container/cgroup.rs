@@ -18,7 +18,10 @@ use crate::sys;
 /// uninterruptible wait; then the caller is told rather than kept.
 const SETTLE: Duration = Duration::from_secs(5);
 
-/// A cgroup below the agent's directory for containers.
+/// The cgroup above those of containers, as a path below the cgroup mount.
+pub const CONTAINERS: &str = "/containers";
+
+/// A cgroup below the agent's directory for containers, or that directory.
 #[derive(Debug, Clone)]
 pub struct Cgroup {
     directory: PathBuf,
@@ -32,11 +35,17 @@ impl Cgroup {
     /// # Errors
     /// `Cgroup`, naming the directory.
     pub fn create(root: &Path, path: PathBuf) -> Result<Self, Failure> {
+        let cgroup = Self::existing(root, path);
+        let directory = &cgroup.directory;
+        fs::create_dir(directory)
+            .map_err(|error| failed(format!("make cgroup {}", directory.display()), &error))?;
+        Ok(cgroup)
+    }
+
+    /// The cgroup `path`, which there is.
+    pub fn existing(root: &Path, path: PathBuf) -> Self {
         let directory = root.join(path.strip_prefix("/").unwrap_or(&path));
-        match fs::create_dir(&directory) {
-            Ok(()) => Ok(Self { directory, path }),
-            Err(error) => Err(failed(format!("make cgroup {}", directory.display()), &error)),
-        }
+        Self { directory, path }
     }
 
     /// Absolute path of one of its files.
@@ -91,7 +100,26 @@ impl Cgroup {
     /// # Errors
     /// `Cgroup`.
     pub fn filter_devices(&self, program: &[u64]) -> Result<(), Failure> {
-        sys::bpf::attach_device_filter(self.open()?, program)
+        self.attach(program, false)
+    }
+
+    /// Attaches the device filter of all cgroups below that have none of their own, if it is not there yet:
+    /// a VM that has been restored brings it along.
+    ///
+    /// # Errors
+    /// `Cgroup`.
+    pub fn filter_devices_below(&self, program: &[u64]) -> Result<(), Failure> {
+        let has_one = sys::bpf::has_device_filter(self.open()?)
+            .map_err(|errno| Failure::os(FailureKind::Cgroup, "look for a device filter", &errno))?;
+        if has_one {
+            Ok(())
+        } else {
+            self.attach(program, true)
+        }
+    }
+
+    fn attach(&self, program: &[u64], is_default: bool) -> Result<(), Failure> {
+        sys::bpf::attach_device_filter(self.open()?, program, is_default)
             .map_err(|errno| Failure::os(FailureKind::Cgroup, "attach device filter", &errno))
     }
 

@@ -56,7 +56,7 @@ async fn build(
     let root = agent.disks.attach(&request).await?;
     let root = root.map(|root| root.to_string_lossy().into_owned());
     let settings = resources::settings(&prepared.resources)?;
-    let filter = devices::program(prepared.resources.devices().as_deref().unwrap_or_default())?;
+    let filter = devices::filter(prepared.resources.devices().as_deref().unwrap_or_default())?;
 
     let seccomp = prepared.seccomp().map(serde_json::to_vec).transpose();
     let seccomp = seccomp.map_err(|error| Failure::invalid(format!("linux.seccomp: {error}")))?;
@@ -64,7 +64,9 @@ async fn build(
     let cgroup = Cgroup::create(&agent.layout.cgroups, agent.layout.cgroup_of(id))?;
     *made = Some(cgroup.clone());
     cgroup.apply(&settings)?;
-    cgroup.filter_devices(&filter)?;
+    if let devices::Filter::Own(program) = filter {
+        cgroup.filter_devices(&program)?;
+    }
     agent.oom.add(id, &cgroup)?;
     for (name, value) in &prepared.guest_sysctls {
         set_sysctl(name, value)?;

@@ -3,6 +3,10 @@
 //! Without one, CAP_MKNOD (which containers have by default) would reach every device of the guest: the
 //! disks of other containers, memory, the port to the host. Rules are checked from the last to the first
 //! and the first match decides, as in runc; nothing matching means no.
+//!
+//! Nearly every container asks for the same: nothing but what all have. That filter is on the cgroup above the
+//! containers since the guest's boot, and what is below inherits it: having the kernel check and translate a
+//! program is a sixth of a first create.
 
 use oci_spec::runtime::{LinuxDeviceCgroup, LinuxDeviceType};
 
@@ -37,16 +41,55 @@ const MOVE_CONST: u8 = 0xb7;
 const JUMP_NOT_EQUAL: u8 = 0x56;
 const EXIT: u8 = 0x95;
 
-/// The program for `rules`; the devices every container may use are allowed in any case, as in runc.
+/// What a container's cgroup needs.
+#[derive(Debug, PartialEq)]
+pub enum Filter {
+    /// Nothing: [`standard`] is on the cgroup above.
+    Inherited,
+    /// A program of its own, which takes the place of the one above.
+    Own(Vec<u64>),
+}
+
+impl Filter {
+    /// The program itself, for a cgroup that may have another one.
+    pub fn into_program(self) -> Vec<u64> {
+        match self {
+            Self::Inherited => standard(),
+            Self::Own(program) => program,
+        }
+    }
+}
+
+/// The program that allows what every container has, and nothing else.
+pub fn standard() -> Vec<u64> {
+    compile(&[])
+}
+
+/// The filter for `rules`; the devices every container may use are allowed in any case, as in runc.
 ///
 /// # Errors
 /// `InvalidArgument` for a rule that cannot be read.
-pub fn program(rules: &[LinuxDeviceCgroup]) -> Result<Vec<u64>, Failure> {
+pub fn filter(rules: &[LinuxDeviceCgroup]) -> Result<Filter, Failure> {
     if rules.len() > MAX_RULES {
         return Err(Failure::invalid(format!(
             "resources.devices: more than {MAX_RULES} rules"
         )));
     }
+    let mut rules: Vec<Rule> = rules.iter().map(Rule::parse).collect::<Result<_, _>>()?;
+    rules.retain(|rule| !rule.is_about_the_console());
+    let always = always_allowed();
+    let adds_nothing = |rule: &Rule| match rule.allow {
+        true => always.iter().any(|other| other.covers(rule)),
+        // Everything, which is refused anyway, and before any rule that allows something.
+        false => rule.matches_everything(),
+    };
+    if rules.iter().all(adds_nothing) {
+        return Ok(Filter::Inherited);
+    }
+    Ok(Filter::Own(compile(&rules)))
+}
+
+fn compile(rules: &[Rule]) -> Vec<u64> {
     let mut program = vec![
         instruction(LOAD_WORD, TYPE, CONTEXT, 0, 0),
         instruction(MOVE_REGISTER, ACCESS, TYPE, 0, 0),
@@ -58,16 +101,15 @@ pub fn program(rules: &[LinuxDeviceCgroup]) -> Result<Vec<u64>, Failure> {
     for rule in always_allowed() {
         rule.append_to(&mut program);
     }
-    let parsed: Vec<Rule> = rules.iter().map(Rule::parse).collect::<Result<_, _>>()?;
-    for rule in parsed.iter().rev() {
+    for rule in rules.iter().rev() {
         rule.append_to(&mut program);
         if rule.matches_everything() {
             // The kernel refuses programs with instructions that cannot be reached.
-            return Ok(program);
+            return program;
         }
     }
     verdict(&mut program, false);
-    Ok(program)
+    program
 }
 
 /// One rule; `None` matches everything.
@@ -119,6 +161,22 @@ impl Rule {
 
     fn matches_everything(&self) -> bool {
         self.kind.is_none() && self.access == ACCESS_ALL && self.major.is_none() && self.minor.is_none()
+    }
+
+    /// Whatever `other` matches, this one matches.
+    fn covers(&self, other: &Self) -> bool {
+        let within = |wide: Option<i32>, narrow: Option<i32>| wide.is_none() || wide == narrow;
+        (self.kind.is_none() || self.kind == other.kind)
+            && other.access & !self.access == 0
+            && within(self.major, other.major)
+            && within(self.minor, other.minor)
+    }
+
+    /// It allows character device 5:1, as the lists of most clients do for the sake of /dev/console. In a
+    /// container that is one of its own terminals; 5:1 itself is the console of the VM, which is none of its
+    /// business.
+    fn is_about_the_console(&self) -> bool {
+        self.allow && (self.kind, self.major, self.minor) == (Some(TYPE_CHAR), Some(5), Some(1))
     }
 
     /// Appends: unless everything matches, jump past the verdict.
@@ -240,7 +298,24 @@ mod tests {
     }
 
     fn from(json: &str) -> Vec<u64> {
-        program(&serde_json::from_str::<Vec<LinuxDeviceCgroup>>(json).unwrap()).unwrap()
+        filter(&serde_json::from_str::<Vec<LinuxDeviceCgroup>>(json).unwrap())
+            .unwrap()
+            .into_program()
+    }
+
+    #[test]
+    fn what_every_container_has_needs_no_filter_of_its_own() {
+        let of = |json| filter(&serde_json::from_str::<Vec<LinuxDeviceCgroup>>(json).unwrap()).unwrap();
+        let usual = r#"[{"allow":false,"access":"rwm"},{"allow":true,"type":"c","major":1,"minor":3,"access":"rwm"},
+            {"allow":true,"type":"c","major":5,"minor":1,"access":"rwm"},{"allow":true,"type":"c","major":136,"access":"rwm"}]"#;
+        for json in ["[]", r#"[{"allow":false,"access":"rwm"}]"#, usual] {
+            assert_eq!(of(json), Filter::Inherited, "{json}");
+        }
+        let fuse = r#"[{"allow":true,"type":"c","major":10,"minor":229,"access":"rwm"}]"#;
+        let without_null = r#"[{"allow":false,"type":"c","major":1,"minor":3,"access":"w"}]"#;
+        for json in [fuse, without_null, r#"[{"allow":true,"access":"rwm"}]"#] {
+            assert!(matches!(of(json), Filter::Own(_)), "{json}");
+        }
     }
 
     #[test]
@@ -287,7 +362,7 @@ mod tests {
     fn nonsense_is_refused() {
         for json in [r#"[{"access":"x"}]"#, r#"[{"major":-2}]"#, r#"[{"type":"p"}]"#] {
             let rules: Vec<LinuxDeviceCgroup> = serde_json::from_str(json).unwrap();
-            assert!(program(&rules).is_err(), "{json}");
+            assert!(filter(&rules).is_err(), "{json}");
         }
     }
 }

@@ -75,7 +75,7 @@ pub async fn update(agent: &Arc<Agent>, request: &Update) -> Result<(), Failure>
     let settings = resources::settings(&resources)?;
     let filter = match resources.devices().as_deref() {
         None | Some([]) => None,
-        Some(rules) => Some(devices::program(rules)?),
+        Some(rules) => Some(devices::filter(rules)?.into_program()),
     };
     let cgroup = {
         let mut registry = lock(&agent.registry);

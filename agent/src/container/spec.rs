@@ -351,7 +351,7 @@ mod tests {
                 prepare(&json, false).unwrap_or_else(|failure| panic!("{}: {failure}", bundle.display()));
             super::super::resources::settings(&prepared.resources)
                 .unwrap_or_else(|failure| panic!("{}: {failure}", bundle.display()));
-            super::super::devices::program(prepared.resources.devices().as_deref().unwrap_or_default())
+            super::super::devices::filter(prepared.resources.devices().as_deref().unwrap_or_default())
                 .unwrap_or_else(|failure| panic!("{}: {failure}", bundle.display()));
             taken += 1;
         }

@@ -5,12 +5,15 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat, openat2};
+use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat, openat2, readlinkat};
 use nix::sys::stat::{Mode, mkdirat};
 
 /// Permissions of directories and files that are made as mount points, as runc has them.
 const NEW_DIRECTORY: Mode = Mode::from_bits_retain(0o755);
 const NEW_FILE: Mode = Mode::from_bits_retain(0o644);
+
+/// Most links to nowhere that are followed to make what they name, as many as the kernel follows itself.
+const MAX_LINKS: u32 = 40;
 
 /// The root of a container.
 pub struct Root {
@@ -37,12 +40,12 @@ impl Root {
         self.resolve(path, OFlag::empty(), ResolveFlag::empty())
     }
 
-    /// The directory at `path`, made with those above it if need be.
+    /// The directory at `path`, made with those above it if need be, also where a link leads that leads nowhere.
     ///
     /// # Errors
     /// As `openat2(2)` and `mkdirat(2)`.
     pub fn directory(&self, path: &Path) -> nix::Result<OwnedFd> {
-        self.make_directory(path, ResolveFlag::empty())
+        self.make_directory(path, MAX_LINKS)
     }
 
     /// As [`Root::directory`], but `ELOOP` if there is a link on the way.
@@ -50,25 +53,23 @@ impl Root {
     /// # Errors
     /// As `openat2(2)` and `mkdirat(2)`.
     pub fn plain_directory(&self, path: &Path) -> nix::Result<OwnedFd> {
-        self.make_directory(path, ResolveFlag::RESOLVE_NO_SYMLINKS)
+        let open = || self.resolve(path, OFlag::O_DIRECTORY, ResolveFlag::RESOLVE_NO_SYMLINKS);
+        match open() {
+            Err(Errno::ENOENT) => {
+                self.make_directory(path, 0)?;
+                open()
+            }
+            outcome => outcome,
+        }
     }
 
-    /// The file at `path`, made empty with the directories above it if need be.
+    /// The file at `path`, made empty with the directories above it if need be, also where a link leads that
+    /// leads nowhere: images have such an /etc/resolv.conf.
     ///
     /// # Errors
     /// As `openat2(2)`; `EISDIR` for the root itself.
     pub fn file(&self, path: &Path) -> nix::Result<OwnedFd> {
-        match self.look_up(path) {
-            Err(Errno::ENOENT) => {}
-            outcome => return outcome,
-        }
-        let (parent, name) = self.parent_of(path)?;
-        let flags = OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-        match openat(&parent, name, flags, NEW_FILE) {
-            // A link to nowhere is there.
-            Err(Errno::EEXIST) => self.look_up(path),
-            outcome => outcome,
-        }
+        self.make_file(path, MAX_LINKS)
     }
 
     /// The directory that holds `path`, made if need be, and the last name.
@@ -81,8 +82,21 @@ impl Root {
         Ok((parent, name))
     }
 
-    fn make_directory(&self, path: &Path, how: ResolveFlag) -> nix::Result<OwnedFd> {
-        let open = |path: &Path| self.resolve(path, OFlag::O_DIRECTORY, how);
+    fn make_file(&self, path: &Path, links: u32) -> nix::Result<OwnedFd> {
+        match self.look_up(path) {
+            Err(Errno::ENOENT) => {}
+            outcome => return outcome,
+        }
+        let (parent, name) = self.parent_of(path)?;
+        let flags = OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        match openat(&parent, name, flags, NEW_FILE) {
+            Err(Errno::EEXIST) => self.make_file(&target_of(&parent, path)?, fewer(links)?),
+            outcome => outcome,
+        }
+    }
+
+    fn make_directory(&self, path: &Path, links: u32) -> nix::Result<OwnedFd> {
+        let open = |path: &Path| self.resolve(path, OFlag::O_DIRECTORY, ResolveFlag::empty());
         match open(path) {
             Err(Errno::ENOENT) => {}
             outcome => return outcome,
@@ -94,7 +108,10 @@ impl Root {
             directory = match open(&reached) {
                 Err(Errno::ENOENT) => {
                     match mkdirat(&directory, name, NEW_DIRECTORY) {
-                        Ok(()) | Err(Errno::EEXIST) => {}
+                        Ok(()) => {}
+                        Err(Errno::EEXIST) => {
+                            self.make_directory(&target_of(&directory, &reached)?, fewer(links)?)?;
+                        }
                         Err(errno) => return Err(errno),
                     }
                     open(&reached)?
@@ -111,6 +128,17 @@ impl Root {
             .resolve(ResolveFlag::RESOLVE_IN_ROOT | how);
         openat2(&self.directory, path, how)
     }
+}
+
+/// Where the link `path`, an entry of `directory`, leads.
+fn target_of(directory: &OwnedFd, path: &Path) -> nix::Result<PathBuf> {
+    let name = path.file_name().ok_or(Errno::EISDIR)?;
+    let target = readlinkat(directory, name)?;
+    Ok(path.parent().unwrap_or(Path::new("/")).join(target))
+}
+
+fn fewer(links: u32) -> nix::Result<u32> {
+    links.checked_sub(1).ok_or(Errno::ELOOP)
 }
 
 #[cfg(test)]
@@ -152,11 +180,26 @@ mod tests {
     }
 
     #[test]
-    fn a_file_is_no_directory_and_a_broken_link_is_not_followed_out() {
+    fn what_a_broken_link_names_is_made_inside() {
+        let (directory, root) = root();
+        let at = |name: &str| directory.path().join(name);
+        symlink("../../../gone/far/file", at("file")).unwrap();
+        symlink("/gone/too", at("directory")).unwrap();
+        symlink("loop", at("loop")).unwrap();
+        root.file(Path::new("/file")).unwrap();
+        root.directory(Path::new("/directory/x")).unwrap();
+        assert!(at("gone/far/file").is_file() && at("gone/too/x").is_dir());
+        assert_eq!(root.file(Path::new("/loop")).unwrap_err(), Errno::ELOOP);
+        assert_eq!(
+            root.plain_directory(Path::new("/directory")).unwrap_err(),
+            Errno::ELOOP
+        );
+    }
+
+    #[test]
+    fn a_file_is_no_directory() {
         let (directory, root) = root();
         std::fs::write(directory.path().join("file"), "").unwrap();
-        symlink("/gone/far", directory.path().join("broken")).unwrap();
         assert_eq!(root.directory(Path::new("/file")).unwrap_err(), Errno::ENOTDIR);
-        assert_eq!(root.file(Path::new("/broken")).unwrap_err(), Errno::ENOENT);
     }
 }

@@ -4,6 +4,7 @@ use std::fs;
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 
 use bulkhead_agent_protocol::message::{FailureKind, Started};
 use nix::errno::Errno;
@@ -11,7 +12,10 @@ use prost::Message;
 
 use super::job::{Job, Outcome, Report, Work};
 use super::{exec, init};
+use crate::container::cgroup::{CONTAINERS, Cgroup};
+use crate::container::devices;
 use crate::failure::Failure;
+use crate::guest::mounts::CGROUPS;
 use crate::sys;
 
 /// Largest job accepted: the protocol's largest control frame, twice: a spec and what is sent along with it.
@@ -32,6 +36,11 @@ pub fn serve(control: &OwnedFd) -> i32 {
     if sys::fork::reset_signals().is_err() || sys::fork::reap_automatically(true).is_err() {
         return 1;
     }
+    if let Err(failure) = filter_devices() {
+        // Without it, containers would have the guest's disks.
+        eprintln!("bulkhead-agent: {failure}");
+        return 1;
+    }
     loop {
         let mut byte = [0];
         let (length, mut fds) = match sys::socket::receive(control, &mut byte) {
@@ -48,6 +57,17 @@ pub fn serve(control: &OwnedFd) -> i32 {
         let channel = UnixStream::from(fds.remove(0));
         // If there is no memory for a worker, dropping the channel tells the agent.
         let _ = sys::fork::fork(|| work(channel, fds));
+    }
+}
+
+/// Attaches the device filter that containers inherit. Here and not in the agent's boot, which would wait for
+/// it; the first job does.
+fn filter_devices() -> Result<(), Failure> {
+    let containers = Cgroup::existing(Path::new(CGROUPS), CONTAINERS.into());
+    match containers.filter_devices_below(&devices::standard()) {
+        // A host that the agent only visits may not be prepared for containers; then there are none.
+        Err(failure) if failure.errno == libc::ENOENT => Ok(()),
+        outcome => outcome,
     }
 }
 
