@@ -156,11 +156,11 @@ async fn finish(agent: &Arc<Agent>, link: &Link, then: Then) {
             link.close();
         }
         Then::PowerOff => {
-            // If the host does not read, the last words are lost and it sees the machine end instead.
             let last_words = async {
                 agent.events_sent().await;
                 link.flush().await
             };
+            // If the host does not read, they are lost, and it sees the machine end instead.
             let _ = timeout(LAST_WORDS, last_words).await;
             guest::shutdown::power_off(agent);
         }

@@ -27,6 +27,12 @@ struct CloneArgs {
     cgroup: u64,
 }
 
+/// Ends a forked process. Nothing of its parent's is run or flushed: it has only a copy of that.
+fn end(code: i32) -> ! {
+    // SAFETY: an integer; it does not return.
+    unsafe { libc::_exit(code) }
+}
+
 /// Runs `child` in a new process, which ends with the code that `child` returns.
 ///
 /// # Errors
@@ -35,7 +41,7 @@ pub fn fork(child: impl FnOnce() -> i32) -> nix::Result<Pid> {
     // SAFETY: this process has one thread, so the child may do whatever the parent may.
     match unsafe { nix::unistd::fork() }? {
         ForkResult::Parent { child } => Ok(child),
-        ForkResult::Child => std::process::exit(child()),
+        ForkResult::Child => end(child()),
     }
 }
 
@@ -58,7 +64,7 @@ pub fn fork_into_cgroup(
     // SAFETY: `args` outlives the call and has the size we state; without CLONE_VM the child gets a
     // copy of everything, as with fork, and this process has one thread.
     match unsafe { libc::syscall(libc::SYS_clone3, &raw const args, size_of::<CloneArgs>()) } {
-        0 => std::process::exit(child()),
+        0 => end(child()),
         outcome => Errno::result(outcome).map(|pid| Pid::from_raw(pid as i32)),
     }
 }
