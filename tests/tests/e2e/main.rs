@@ -9,6 +9,7 @@ mod exit;
 mod faults;
 mod group;
 mod hooks;
+mod jail;
 mod logs;
 mod malformed;
 mod mounts;
@@ -36,6 +37,7 @@ fn main() -> ExitCode {
         ("faults", faults::CASES),
         ("malformed", malformed::CASES),
         ("vm", vm::CASES),
+        ("jail", jail::CASES),
         ("commands", commands::CASES),
         ("clients", clients::CASES),
     ])

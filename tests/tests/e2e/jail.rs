@@ -1,0 +1,149 @@
+//! What confines the processes of a sandbox that containerd runs, seen from the host. Each item alone is looked
+//! at in `runtime/tests/jail.rs`; here is what only the whole can show.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use bulkhead_tests::host::HostProcess;
+use bulkhead_tests::task::Task;
+use bulkhead_tests::{Case, Container, Daemon, case};
+use nix::libc::SIGKILL;
+
+pub const CASES: &[Case] = &[
+    case("no_process_of_the_vm_could_harm_the_host", no_process_could_harm)
+        .vm_only()
+        .core(),
+    case("sandboxes_have_different_users", different_users).vm_only(),
+    case("all_is_charged_to_the_sandbox", all_is_charged).vm_only(),
+    case("the_monitor_is_killed_before_the_shim", killed_before_the_shim).vm_only(),
+];
+
+/// QEMU and its parent have no capability; serving files for any user takes eight.
+const CAPABILITIES: [(&str, &str); 3] = [
+    ("qemu-system", "0000000000000000"),
+    ("bulkhead-vmm", "0000000000000000"),
+    ("bulkhead-fs", "00000000880000db"),
+];
+
+fn sleeper(daemon: &Daemon) -> Task<'_> {
+    let task = Container::new(daemon).sh("echo up; sleep 1000").start();
+    task.stdio.stdout().wait_for("up");
+    task
+}
+
+fn end(task: Task<'_>) {
+    task.kill(SIGKILL);
+    task.finish().expect_exit(137);
+}
+
+fn no_process_could_harm(daemon: &Daemon) {
+    let task = sleeper(daemon);
+    let shim = HostProcess::shim_of(daemon, task.id());
+    for (name, capabilities) in CAPABILITIES {
+        let process = shim.descendant(name);
+        for set in ["CapPrm", "CapEff", "CapBnd"] {
+            assert_eq!(status(&process, set), capabilities, "{name} {set}");
+        }
+        assert_eq!(status(&process, "CapAmb"), "0000000000000000", "{name}");
+        assert_eq!(status(&process, "NoNewPrivs"), "1", "{name}");
+        assert_eq!(status(&process, "Seccomp"), "2", "{name}");
+        for kind in ["mnt", "ipc", "uts", "net", "cgroup", "pid_for_children"] {
+            assert_ne!(namespace(&process, kind), namespace(&shim, kind), "{name} {kind}");
+        }
+        let root = PathBuf::from(format!("/proc/{}/root", process.pid));
+        for file in ["etc/passwd", "proc/1", "bin/sh", "run/containerd"] {
+            assert!(!root.join(file).exists(), "{name} sees the host's {file}");
+        }
+    }
+    let monitor = shim.descendant("qemu-system");
+    let root = PathBuf::from(format!("/proc/{}/root", monitor.pid));
+    assert!(fs::write(root.join("planted"), "").is_err());
+    end(task);
+}
+
+fn different_users(daemon: &Daemon) {
+    let (one, other) = (sleeper(daemon), sleeper(daemon));
+    let user = |task: &Task<'_>| {
+        let monitor = HostProcess::shim_of(daemon, task.id()).descendant("qemu-system");
+        assert_eq!(status(&monitor, "Groups"), "");
+        status(&monitor, "Uid")
+    };
+    assert_ne!(user(&one), user(&other));
+    assert!(!user(&one).split_whitespace().any(|user| user == "0"));
+    end(one);
+    end(other);
+}
+
+fn all_is_charged(daemon: &Daemon) {
+    let task = sleeper(daemon);
+    let shim = HostProcess::shim_of(daemon, task.id());
+    let ours = format!("bulkhead-{}", task.id());
+    for (name, _) in CAPABILITIES {
+        let process = shim.descendant(name);
+        let groups = fs::read_to_string(format!("/proc/{}/cgroup", process.pid)).unwrap();
+        // Those of hierarchies that nobody limits anything in stay at their root.
+        let memory = groups
+            .lines()
+            .find(|line| line.contains(":memory:") || line.starts_with("0::/") && groups.lines().count() == 1)
+            .unwrap_or_else(|| panic!("no memory controller in {groups}"));
+        assert!(memory.ends_with(&ours), "{name}: {memory}");
+    }
+    let monitor = shim.descendant("qemu-system");
+    let resident = guest_memory_kib(monitor.pid);
+    let charged = shared_memory_kib(monitor.pid);
+    assert!(
+        charged >= resident,
+        "{charged} KiB charged, {resident} KiB of guest memory"
+    );
+    end(task);
+}
+
+fn killed_before_the_shim(daemon: &Daemon) {
+    let task = sleeper(daemon);
+    let shim = HostProcess::shim_of(daemon, task.id());
+    let score = |process: &HostProcess| -> i32 {
+        let text = fs::read_to_string(format!("/proc/{}/oom_score_adj", process.pid)).unwrap();
+        text.trim().parse().unwrap()
+    };
+    for (name, _) in CAPABILITIES {
+        assert!(score(&shim.descendant(name)) > score(&shim), "{name}");
+    }
+    end(task);
+}
+
+fn status(process: &HostProcess, key: &str) -> String {
+    let text = fs::read_to_string(format!("/proc/{}/status", process.pid)).unwrap();
+    let line = text
+        .lines()
+        .find_map(|line| line.strip_prefix(key)?.strip_prefix(':'))
+        .unwrap();
+    line.trim().to_owned()
+}
+
+fn namespace(process: &HostProcess, kind: &str) -> PathBuf {
+    fs::read_link(format!("/proc/{}/ns/{kind}", process.pid)).unwrap()
+}
+
+/// What of the guest's memory is there.
+fn guest_memory_kib(monitor: u32) -> u64 {
+    let text = fs::read_to_string(format!("/proc/{monitor}/smaps")).unwrap();
+    let from = text.find("memfd:memory-backend-memfd").unwrap();
+    let line = text[from..]
+        .lines()
+        .find(|line| line.starts_with("Rss:"))
+        .unwrap();
+    line.split_whitespace().nth(1).unwrap().parse().unwrap()
+}
+
+/// What shared memory its cgroup pays for.
+fn shared_memory_kib(process: u32) -> u64 {
+    let groups = fs::read_to_string(format!("/proc/{process}/cgroup")).unwrap();
+    let v1 = groups.lines().find_map(|line| line.split_once(":memory:"));
+    let directory = match v1 {
+        Some((_, path)) => format!("/sys/fs/cgroup/memory{path}"),
+        None => format!("/sys/fs/cgroup{}", groups.trim().strip_prefix("0::").unwrap()),
+    };
+    let text = fs::read_to_string(Path::new(&directory).join("memory.stat")).unwrap();
+    let line = text.lines().find_map(|line| line.strip_prefix("shmem ")).unwrap();
+    line.parse::<u64>().unwrap() / 1024
+}
