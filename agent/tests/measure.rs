@@ -1,12 +1,14 @@
 //! How long things take in a real VM. Not a test: `cargo test -p bulkhead-agent --test measure -- --ignored
-//! --nocapture`, with `BULKHEAD_AGENT` naming a release build. The figures are in docs/agent.md.
+//! --nocapture`, with `BULKHEAD_AGENT` naming a release build, or `BULKHEAD_AGENTS` several, by colons, to be
+//! compared. The figures are in docs/agent.md.
 
 mod support;
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use bulkhead_agent_protocol::message::*;
-use support::boot;
+use support::{Vm, boot, boot_with};
 
 /// Rounds of each measurement.
 const ROUNDS: usize = 15;
@@ -96,4 +98,65 @@ async fn measure() {
             .collect::<Vec<_>>()
             .join(" ")
     );
+}
+
+/// What happens for the first time in a VM, when its code has yet to be translated: in QEMU's processor time,
+/// the agents taking turns.
+#[tokio::test]
+#[ignore = "a measurement"]
+async fn first_times() {
+    let agents = std::env::var("BULKHEAD_AGENTS").unwrap_or_default();
+    let agents: Vec<&Path> = agents
+        .split(':')
+        .filter(|path| !path.is_empty())
+        .map(Path::new)
+        .collect();
+    let mut laps = vec![Vec::new(); agents.len()];
+    for _ in 0..ROUNDS {
+        for (agent, laps) in agents.iter().zip(&mut laps) {
+            let Some(vm) = boot_with(Some(agent)).await else {
+                return;
+            };
+            laps.push(steps(vm).await);
+        }
+    }
+    for (agent, laps) in agents.iter().zip(&laps) {
+        println!("{} (processor time)", agent.display());
+        for step in 0..STEPS.len() {
+            report(STEPS[step], laps.iter().map(|lap| lap[step]).collect());
+        }
+    }
+}
+
+const STEPS: [&str; 6] = [
+    "boot to HELLO",
+    "first create",
+    "first start to output",
+    "second create",
+    "first exec to exit",
+    "second exec to exit",
+];
+
+async fn steps(mut vm: Vm) -> [Duration; STEPS.len()] {
+    let mut clock = vec![Duration::ZERO, vm.processor_time()];
+    let first = vm.container("first").sh("echo x; sleep 1000");
+    let second = vm.container("second").sh("echo x");
+    let mut streams = vm
+        .create(&first)
+        .await
+        .unwrap_or_else(|failed| panic!("{failed:?}"));
+    clock.push(vm.processor_time());
+    vm.start(&first.id).await;
+    streams.hear("x").await;
+    clock.push(vm.processor_time());
+    let created = vm.create(&second).await;
+    clock.push(vm.processor_time());
+    created.unwrap_or_else(|failed| panic!("{failed:?}"));
+    for exec_id in ["e1", "e2"] {
+        let exec = vm.exec(&first, exec_id, &["true"]).await;
+        exec.unwrap_or_else(|failed| panic!("{failed:?}"));
+        vm.exit().await;
+        clock.push(vm.processor_time());
+    }
+    std::array::from_fn(|step| clock[step + 1] - clock[step])
 }

@@ -12,12 +12,13 @@
 )]
 
 mod cpio;
+mod machine;
 mod share;
 mod spec;
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::Child;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -58,6 +59,12 @@ pub struct Streams {
 
 /// Boots a VM, or explains why not.
 pub async fn boot() -> Option<Vm> {
+    let agent = std::env::var_os("BULKHEAD_AGENT").map(PathBuf::from);
+    boot_with(agent.as_deref()).await
+}
+
+/// Boots a VM with this agent, else with the one just built.
+pub async fn boot_with(agent: Option<&Path>) -> Option<Vm> {
     let path = |name: &str| match std::env::var_os(name) {
         Some(path) => Some(PathBuf::from(path)),
         None => {
@@ -70,12 +77,12 @@ pub async fn boot() -> Option<Vm> {
     let shared = directory.path().join("share");
     std::fs::create_dir(&shared).unwrap();
     let initramfs = directory.path().join("initramfs.cpio");
-    cpio::write_initramfs(&initramfs, &agent_binary(directory.path()));
+    cpio::write_initramfs(&initramfs, &machine::agent_binary(directory.path(), agent));
     let share_socket = share::serve(directory.path(), &shared);
     let port_socket = directory.path().join("port");
     let listener = UnixListener::bind(&port_socket).unwrap();
     let started = Instant::now();
-    let qemu = start_qemu(&kernel, &initramfs, &port_socket, &share_socket, directory.path());
+    let qemu = machine::start_qemu(&kernel, &initramfs, &port_socket, &share_socket, directory.path());
     let (stream, _) = timeout(DEADLINE, listener.accept()).await.unwrap().unwrap();
     let (read, write) = stream.into_split();
     let hello = Hello {
@@ -305,6 +312,16 @@ impl Vm {
         }
     }
 
+    /// Processor time that QEMU has taken: unlike wall time, the same on a busy machine, nearly.
+    pub fn processor_time(&self) -> Duration {
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", self.qemu.id())).unwrap();
+        // A thread may end between the two looks.
+        let texts =
+            tasks.filter_map(|task| std::fs::read_to_string(task.ok()?.path().join("schedstat")).ok());
+        let nanoseconds = texts.filter_map(|text| text.split(' ').next()?.parse::<u64>().ok());
+        Duration::from_nanos(nanoseconds.sum())
+    }
+
     /// What the guest printed to its console.
     pub fn console(&self) -> String {
         std::fs::read_to_string(self.directory.path().join("console")).unwrap()
@@ -357,58 +374,4 @@ pub async fn read_all(mut stream: StreamReader) -> String {
         all.extend_from_slice(&bytes);
     }
     String::from_utf8_lossy(&all).into_owned()
-}
-
-fn agent_binary(directory: &Path) -> PathBuf {
-    if let Some(path) = std::env::var_os("BULKHEAD_AGENT") {
-        return path.into();
-    }
-    // A debug build's symbols would take the guest longer to unpack than all the rest to boot.
-    let stripped = directory.join("init");
-    let status = Command::new("strip")
-        .args([
-            "-o".as_ref(),
-            stripped.as_os_str(),
-            env!("CARGO_BIN_EXE_bulkhead-agent").as_ref(),
-        ])
-        .status();
-    assert!(status.unwrap().success());
-    stripped
-}
-
-fn start_qemu(kernel: &Path, initramfs: &Path, port: &Path, share: &Path, directory: &Path) -> Child {
-    let console = std::fs::File::create(directory.join("console")).unwrap();
-    let append = "console=ttyS0 quiet init_on_alloc=1 panic=-1 reboot=t no_timer_check nolapic_timer noreplace-smp mitigations=off";
-    Command::new("qemu-system-x86_64")
-        .args(["-M", "microvm,acpi=off,rtc=on,memory-backend=memory"])
-        .args([
-            "-accel",
-            "tcg,thread=multi,tb-size=128",
-            "-cpu",
-            "max",
-            "-m",
-            "256M",
-        ])
-        .args(["-object", "memory-backend-memfd,id=memory,size=256M,share=on"])
-        .args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"])
-        .arg("-kernel")
-        .arg(kernel)
-        .arg("-initrd")
-        .arg(initramfs)
-        .args(["-append", append])
-        .args(["-serial", "stdio"])
-        .args(["-chardev", &format!("socket,id=agent,path={}", port.display())])
-        .args(["-device", "virtio-serial-device,id=ports,max_ports=2"])
-        .args([
-            "-device",
-            "virtserialport,bus=ports.0,nr=1,chardev=agent,name=org.bulkhead.agent",
-        ])
-        .args(["-chardev", &format!("socket,id=share,path={}", share.display())])
-        .args(["-device", "vhost-user-fs-device,chardev=share,tag=share"])
-        .args(["-device", "virtio-net-device,mac=02:00:00:00:00:01"])
-        .stdin(Stdio::null())
-        .stdout(console.try_clone().unwrap())
-        .stderr(console)
-        .spawn()
-        .expect("qemu-system-x86_64 (hack/qemu installs it)")
 }
