@@ -4,6 +4,7 @@ mod clients;
 mod config;
 mod log;
 mod removal;
+mod snapshotters;
 
 use std::fs::{self, File};
 use std::panic::AssertUnwindSafe;
@@ -84,6 +85,7 @@ impl Daemon {
             ids: Mutex::new(Vec::new()),
             counter: AtomicU32::new(0),
         };
+        daemon.make_scratch_image();
         fs::write(daemon.path("config.toml"), daemon.config(cri)).unwrap();
         daemon.write_network();
         daemon.launch();

@@ -262,3 +262,71 @@ async fn a_failing_disk_is_its_containers_affair_alone() {
     running.end().await;
     rig.assert_clean();
 }
+
+/// What a disk cannot store is an error of whoever writes there; by itself QEMU would stop the whole VM.
+#[tokio::test]
+async fn a_full_host_stops_nobody() {
+    let Some(rig) = Rig::new() else { return };
+    let images = Images(&rig);
+    let small = images.path("small");
+    fs::create_dir(&small).unwrap();
+    let none = None::<&str>;
+    let options = Some("size=6m");
+    nix::mount::mount(none, &small, Some("tmpfs"), nix::mount::MsFlags::empty(), options).unwrap();
+    let image = images.ext4("image", Some(&images.tree()));
+    let copied = Command::new("cp")
+        .args(["--sparse=always"])
+        .arg(&image)
+        .arg(small.join("image"))
+        .status();
+    assert!(copied.unwrap().success());
+    let mut running = rig.launch("s1").await;
+    let rootfs = vec![order("ext4", small.join("image"), &["loop"])];
+    let command =
+        "busybox dd if=/dev/zero of=/data/big bs=64k count=128 conv=fsync 2>&1; busybox true && echo alive";
+    let (_, output) = running.run(on_disks(&rig, "s1", command, rootfs)).await;
+    let failed = output.contains("No space left") || output.contains("I/O error");
+    assert!(failed && output.ends_with("alive\n"), "{output}");
+    let (status, _) = running.run(rig.container("c2", "true", |_| {})).await;
+    assert_eq!(status, ExitStatus::Code(0));
+    running.end().await;
+    nix::mount::umount2(&small, nix::mount::MntFlags::MNT_DETACH).unwrap();
+    rig.assert_clean();
+}
+
+#[tokio::test]
+async fn a_hundred_layers() {
+    const LAYERS: usize = 100;
+    let Some(rig) = Rig::new() else { return };
+    let images = Images(&rig);
+    let Some(bottom) = images.erofs("bottom", &images.tree()) else {
+        return;
+    };
+    let mut layers: Vec<_> = (0..LAYERS - 1)
+        .rev()
+        .map(|number| {
+            images
+                .layer(&format!("layer{number}"), &format!("from-{number}"), "x")
+                .unwrap()
+        })
+        .collect();
+    layers.push(bottom);
+    let writable = images.ext4("writable", None);
+    let mut running = rig.launch("s1").await;
+    for count in [10, LAYERS] {
+        let some = &layers[LAYERS - count..];
+        let command = "busybox ls / | busybox grep -c from-; echo x > /new";
+        let begun = std::time::Instant::now();
+        let request = on_disks(&rig, &format!("c{count}"), command, layered(&writable, some));
+        let container = running.create(request).await;
+        println!("{count} layers: created in {:?}", begun.elapsed());
+        let streams = container.take_streams().unwrap();
+        within(container.start()).await.unwrap();
+        assert_eq!(within(read(streams)).await, format!("{}\n", count - 1));
+        running.exit_of("").await;
+        within(container.delete()).await.unwrap();
+        println!("{count} layers: gone after {:?}", begun.elapsed());
+    }
+    running.end().await;
+    rig.assert_clean();
+}

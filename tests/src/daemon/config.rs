@@ -22,6 +22,7 @@ impl Daemon {
                 String::new(),
             )
         };
+        let snapshotters = self.snapshotters_config();
         format!(
             r#"version = 2
 root = "{dir}/root"
@@ -33,7 +34,7 @@ address = "{dir}/c.sock"
 level = "debug"
 [plugins."io.containerd.internal.v1.opt"]
 path = "{dir}/opt"
-{cri}"#
+{snapshotters}{cri}"#
         )
     }
 

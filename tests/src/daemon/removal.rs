@@ -37,10 +37,11 @@ impl Daemon {
             container_id: id.to_owned(),
         });
         drop(client.call(client.tasks().delete(task)));
+        let snapshotter = self.container(id).map(|record| record.snapshotter);
         let record = client.request(DeleteContainerRequest { id: id.to_owned() });
         drop(client.call(client.containers().delete(record)));
         let snapshot = client.request(RemoveSnapshotRequest {
-            snapshotter: SNAPSHOTTER.to_owned(),
+            snapshotter: snapshotter.unwrap_or_else(|_| SNAPSHOTTER.to_owned()),
             key: id.to_owned(),
         });
         drop(client.call(client.snapshots().remove(snapshot)));

@@ -4,6 +4,7 @@
 mod clients;
 mod commands;
 mod control;
+mod disks;
 mod exec;
 mod exit;
 mod faults;
@@ -30,6 +31,7 @@ fn main() -> ExitCode {
         ("control", control::CASES),
         ("options", options::CASES),
         ("mounts", mounts::CASES),
+        ("disks", disks::CASES),
         ("logs", logs::CASES),
         ("hooks", hooks::CASES),
         ("group", group::CASES),
