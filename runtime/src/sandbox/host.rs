@@ -160,12 +160,15 @@ fn network_namespace(wanted: &NetworkNamespace) -> Result<Netns, NetworkError> {
     }
 }
 
+/// Greatest value of `oom_score_adj`.
+const MOST_KILLABLE: i32 = 1000;
+
 /// Under memory pressure the VM goes before the shim, which has to tell of it. The shim of a pod has a score
-/// below zero, from containerd.
+/// below zero, from containerd; one started by hand may have any.
 fn oom_score_adj() -> io::Result<i32> {
     let own = std::fs::read_to_string("/proc/self/oom_score_adj")?;
     let own: i32 = own.trim().parse().map_err(|_| io::ErrorKind::InvalidData)?;
-    Ok(own.max(0))
+    Ok((own + 1).clamp(0, MOST_KILLABLE))
 }
 
 fn internal(what: &str, error: &io::Error) -> SandboxError {
