@@ -31,7 +31,7 @@ fn sleeper(daemon: &Daemon) -> Task<'_> {
     task
 }
 
-fn end(task: Task<'_>) {
+fn end(task: &Task<'_>) {
     task.kill(SIGKILL);
     task.finish().expect_exit(137);
 }
@@ -58,7 +58,7 @@ fn no_process_could_harm(daemon: &Daemon) {
     let monitor = shim.descendant("qemu-system");
     let root = PathBuf::from(format!("/proc/{}/root", monitor.pid));
     assert!(fs::write(root.join("planted"), "").is_err());
-    end(task);
+    end(&task);
 }
 
 fn different_users(daemon: &Daemon) {
@@ -70,8 +70,8 @@ fn different_users(daemon: &Daemon) {
     };
     assert_ne!(user(&one), user(&other));
     assert!(!user(&one).split_whitespace().any(|user| user == "0"));
-    end(one);
-    end(other);
+    end(&one);
+    end(&other);
 }
 
 fn all_is_charged(daemon: &Daemon) {
@@ -95,7 +95,7 @@ fn all_is_charged(daemon: &Daemon) {
         charged >= resident,
         "{charged} KiB charged, {resident} KiB of guest memory"
     );
-    end(task);
+    end(&task);
 }
 
 fn killed_before_the_shim(daemon: &Daemon) {
@@ -108,7 +108,7 @@ fn killed_before_the_shim(daemon: &Daemon) {
     for (name, _) in CAPABILITIES {
         assert!(score(&shim.descendant(name)) > score(&shim), "{name}");
     }
-    end(task);
+    end(&task);
 }
 
 fn status(process: &HostProcess, key: &str) -> String {
