@@ -29,7 +29,7 @@ pub struct Client {
 impl Client {
     /// Connects to the socket at `path`.
     pub fn connect(path: &Path, namespace: &str) -> Result<Client, Status> {
-        let channel = block_on(CALL, async {
+        let channel = block_on(scaled(CALL), async {
             containerd_client::connect(path)
                 .await
                 .map_err(|error| Status::unavailable(error.to_string()))
@@ -70,10 +70,10 @@ impl Client {
 
     /// Waits for the answer to one call.
     pub fn call<T>(&self, call: impl Future<Output = Result<Response<T>, Status>>) -> Result<T, Status> {
-        self.call_within(CALL, call)
+        self.call_within(scaled(CALL), call)
     }
 
-    /// Waits for the answer, and after `limit` takes the call back.
+    /// Waits for the answer, and after `limit`, exactly, takes the call back.
     pub fn call_within<T>(
         &self,
         limit: Duration,
@@ -98,7 +98,7 @@ pub fn runtime() -> &'static Runtime {
 /// Runs `future` to its end, or answers DeadlineExceeded after `limit`.
 pub fn block_on<T>(limit: Duration, future: impl Future<Output = Result<T, Status>>) -> Result<T, Status> {
     runtime().block_on(async {
-        match tokio::time::timeout(scaled(limit), future).await {
+        match tokio::time::timeout(limit, future).await {
             Ok(result) => result,
             Err(_) => Err(Status::new(
                 Code::DeadlineExceeded,

@@ -27,7 +27,9 @@ impl Daemon {
                 container_id: id.to_owned(),
                 exec_id: String::new(),
             });
-            let ended = block_on(deadline::ORDINARY, async { client.tasks().wait(wait).await });
+            let ended = block_on(deadline::scaled(deadline::ORDINARY), async {
+                client.tasks().wait(wait).await
+            });
             if let Err(status) = ended {
                 eprintln!("{id} was killed, but: {status}");
             }
