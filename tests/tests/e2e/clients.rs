@@ -37,6 +37,7 @@ fn nerdctl(daemon: &Daemon, args: &[&str]) -> Output {
     command::succeed(&mut daemon.nerdctl(args), LONG)
 }
 
+/// Its input is read by the line: nerdctl may tell runc of the end before there is an input to end.
 fn nerdctl_run(daemon: &Daemon) {
     let args = [
         "--rm",
@@ -46,12 +47,12 @@ fn nerdctl_run(daemon: &Daemon) {
         daemon.image(),
         "sh",
         "-c",
-        "cat; echo err >&2; exit 7",
+        "read line; echo got $line; echo err >&2; exit 7",
     ];
     let output = command::run(&mut nerdctl_run_command(daemon, &args), b"in\n", LONG);
     assert_eq!(
         (output.status.code(), output.text()),
-        (Some(7), "in\n".to_owned())
+        (Some(7), "got in\n".to_owned())
     );
     assert!(output.error_text().contains("err"), "{}", output.error_text());
 }
