@@ -6,6 +6,7 @@
 //! begins with fresh randomness of the kernel's, and forks its zygote then.
 
 use std::convert::Infallible;
+use std::fs;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
@@ -20,6 +21,8 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::wait::waitpid;
 use nix::unistd::Pid;
 
+use crate::sys;
+
 /// First argument of the program that sleeps; the port's descriptor is the second one.
 pub const ASLEEP_ARGUMENT: &str = "--asleep";
 /// First argument of the agent that has been woken; the port's descriptor is the second one.
@@ -33,6 +36,13 @@ const PATIENCE: Duration = Duration::from_millis(500);
 
 /// Between two looks for it.
 const LOOK: Duration = Duration::from_millis(2);
+
+/// Free memory that is left alone, in bytes: the kernel keeps some for itself, and kills rather than give it.
+const LEFT_FREE: usize = 24 << 20;
+
+/// Most that is cleared, in bytes. A boot leaves its traces in some 50 MiB, wherever they are: beyond this,
+/// looking everywhere takes longer than it is worth.
+const MOST_CLEARED: usize = 1 << 30;
 
 /// What a host says to a sleeper fits in here.
 const READ: usize = 512;
@@ -53,12 +63,33 @@ pub fn sleep(port: &OwnedFd) -> io::Result<Infallible> {
     // The zygote has ended with the agent; a copy that begins with its remains would have to reap them.
     while matches!(waitpid(None::<Pid>, None), Ok(_) | Err(Errno::EINTR)) {}
     fcntl(port, FcntlArg::F_SETFL(OFlag::O_RDWR))?;
+    clear_free_memory()?;
     let wake = wait_for_wake(port)?;
     super::mix_in(&wake.entropy)?;
     super::set_wall_clock(wake.unix_time_ns)?;
     drop(wake);
     let number = keep_open(port)?;
     Err(become_program(WOKEN_ARGUMENT, &number))
+}
+
+/// Makes what the boot has left in free memory zeros, which are not saved: a copy loads faster and weighs less.
+fn clear_free_memory() -> io::Result<()> {
+    fs::write("/proc/sys/vm/drop_caches", "3")?;
+    let text = fs::read_to_string("/proc/meminfo")?;
+    let free = text
+        .lines()
+        .find_map(|line| {
+            line.strip_prefix("MemFree:")?
+                .trim()
+                .strip_suffix(" kB")?
+                .parse()
+                .ok()
+        })
+        .unwrap_or(0_usize);
+    let length = (free * 1024).saturating_sub(LEFT_FREE).min(MOST_CLEARED);
+    // Where there is none to be had, there is nothing to clear.
+    sys::use_memory_once(length).ok();
+    Ok(())
 }
 
 fn wait_for_wake(port: &OwnedFd) -> io::Result<Box<Wake>> {

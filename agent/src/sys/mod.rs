@@ -94,6 +94,24 @@ pub fn set_stdio(streams: [BorrowedFd<'_>; 3]) -> nix::Result<()> {
     Ok(())
 }
 
+/// Has the kernel hand out `length` bytes of memory, which it fills with zeros, and takes them back.
+///
+/// # Errors
+/// As `mmap(2)`; part of the memory may have been handed out then.
+pub fn use_memory_once(length: usize) -> nix::Result<()> {
+    let (protection, flags) = (
+        libc::PROT_READ | libc::PROT_WRITE,
+        libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_POPULATE,
+    );
+    // SAFETY: a new mapping, at an address of the kernel's choice.
+    let address = unsafe { libc::mmap(std::ptr::null_mut(), length, protection, flags, -1, 0) };
+    if address == libc::MAP_FAILED {
+        return Err(Errno::last());
+    }
+    // SAFETY: exactly what has just been mapped, of which nobody else knows.
+    Errno::result(unsafe { libc::munmap(address, length) }).map(drop)
+}
+
 /// A child that has ended, as `waitpid(2)` tells it.
 #[derive(Debug, Clone, Copy)]
 pub struct Ended {

@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 use super::host::Host;
 use super::machine::{Machine, Owner, Processes};
 use super::start::{self, Plan, timed};
-use super::turn::Turn;
+use super::turn::{Turn, Work};
 use super::{ErrorKind, Origin, SandboxError, SandboxRequest, Timings, deadlines};
 use crate::agent::{AgentClient, AgentEvent};
 use crate::kvm;
@@ -133,6 +133,7 @@ impl Plan<'_> {
         file: OwnedFd,
         tap: BorrowedFd<'_>,
     ) -> Result<Up, SandboxError> {
+        let (_turn, waited) = timed(Turn::wait(&self.request.config.state_dir, Work::Restore)).await;
         let attempt = &machine.restored;
         let start = Start::Restore(file);
         let started = self.start(machine, attempt, start, copy(tap)?).await?;
@@ -150,6 +151,7 @@ impl Plan<'_> {
         let connection = AgentClient::connect(stream);
         let mut up = self.meet(vm, connection, deadlines::WAKE, begun).await?;
         up.timings.origin = Origin::Restored;
+        up.timings.turn = waited;
         up.timings.fs_server = started.fs_server;
         up.timings.vmm = started.vmm;
         // The guest counts from the boot of the template.
@@ -160,7 +162,7 @@ impl Plan<'_> {
 
     async fn boot(&self, machine: &Machine, tap: BorrowedFd<'_>) -> Result<Up, SandboxError> {
         // Over once the agent has answered: what follows is waiting.
-        let (_turn, waited) = timed(Turn::wait(&self.request.config.state_dir)).await;
+        let (_turn, waited) = timed(Turn::wait(&self.request.config.state_dir, Work::Boot)).await;
         let attempt: &Processes = &machine.booted;
         let started = self.start(machine, attempt, Start::Boot, copy(tap)?).await?;
         let begun = Instant::now();

@@ -21,6 +21,9 @@ use crate::vmm::{Start, VmInstance, Vmm};
 /// An agent that sleeps answers at once; what it is asked while it falls asleep is lost.
 const ASK_AGAIN: Duration = Duration::from_millis(20);
 
+/// An agent that has nothing to say for so long sleeps on; nobody waits for this.
+const QUIET: Duration = Duration::from_millis(300);
+
 /// Boots a VM as for a sandbox, has its agent sleep, and saves it into `file`, which is open for writing.
 /// Everything of it has ended when this returns. Dropping the future leaves nothing behind.
 ///
@@ -89,6 +92,13 @@ async fn until_asleep(mut stream: UnixStream) -> io::Result<UnixStream> {
                 last[ASLEEP.len() - 1] = byte?;
             }
             _ = ticks.tick() => stream.write_all(&ARE_YOU_ASLEEP).await?,
+        }
+    }
+    // It answers each question. What it still had to say would be said by every copy.
+    let mut rest = [0; 64];
+    while let Ok(read) = timeout(QUIET, stream.read(&mut rest)).await {
+        if read? == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
         }
     }
     Ok(stream)

@@ -13,7 +13,7 @@ pub struct Timings {
     pub template: Duration,
     /// Directories, share, cgroup, netns and tap.
     pub host: Duration,
-    /// Waiting for a turn to boot.
+    /// Waiting for a turn to boot or restore.
     pub turn: Duration,
     /// From the file-sharing server's exec until it was jailed; at the same time as `vmm`.
     pub fs_server: Duration,

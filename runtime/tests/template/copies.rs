@@ -1,24 +1,16 @@
 //! VMs of one template are not copies of each other.
 
 use std::collections::HashSet;
-use std::fs;
-use std::os::fd::OwnedFd;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bulkhead_agent_protocol::frame::{MAGIC, SYNC_LEN};
-use bulkhead_agent_protocol::wake::Wake;
-use bulkhead_runtime::fs_server::{self, FsServerSpec};
-use bulkhead_runtime::network::Netns;
-use bulkhead_runtime::process::Placement;
-use bulkhead_runtime::sandbox::{Origin, Sandbox};
-use bulkhead_runtime::template::{Found, Store};
-use bulkhead_runtime::vmm::qemu::Qemu;
-use bulkhead_runtime::vmm::{Start, VmSpec, Vmm};
+use bulkhead_runtime::sandbox::{ExitStatus, Origin};
 use serde_json::json;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncReadExt;
 
-use crate::rig::{Rig, Running, within};
-use crate::{key, rig_with_template, shape};
+use crate::bare::Bare;
+use crate::rig::{Rig, within};
+use crate::rig_with_template;
 
 /// Enough that two of them would meet if anything were drawn from few values.
 const MANY: usize = 20;
@@ -39,15 +31,11 @@ async fn vms_of_one_template_have_no_secret_in_common() {
     let Some(rig) = rig_with_template().await else {
         return;
     };
-    let mut launches = Vec::new();
-    for number in 0..MANY {
-        launches.push(tokio::spawn(Sandbox::launch(rig.request(&format!("s{number}")))));
-    }
     let mut alive = Vec::new();
-    for launch in launches {
-        let (sandbox, events) = within(launch).await.unwrap().unwrap();
-        assert_eq!(sandbox.timings().origin, Origin::Restored);
-        alive.push(Running { sandbox, events });
+    for number in 0..MANY {
+        let running = rig.launch(&format!("s{number}")).await;
+        assert_eq!(running.sandbox.timings().origin, Origin::Restored);
+        alive.push(running);
     }
     let mut seen = HashSet::new();
     for (number, running) in alive.iter_mut().enumerate() {
@@ -89,53 +77,15 @@ async fn no_two_links_have_one_epoch() {
     }
 }
 
-/// Restores a bare VM and listens to the first words of its agent.
+/// The first words of a restored VM's agent.
 async fn epoch(rig: &Rig) -> [u8; 8] {
-    let store = Store::new(&rig.config);
-    let Found::Usable(template) = store.find(&key(rig).await).unwrap() else {
-        panic!("no template")
-    };
-    let share = rig.base.path().join("share");
-    fs::create_dir_all(&share).unwrap();
-    let lock = || OwnedFd::from(fs::File::create(rig.base.path().join("lock")).unwrap());
-    let server = FsServerSpec {
-        program: rig.config.helper(fs_server::PROGRAM),
-        directory: share,
-        socket_directory: rig.base.path().to_owned(),
-        placement: Placement::default(),
-        lock: lock(),
-        stderr: None,
-    };
-    let server = fs_server::start(server).await.unwrap();
-    let tap = tokio::task::spawn_blocking(|| Netns::create().unwrap().make_tap().unwrap().into_fd());
-    let spec = VmSpec {
-        shape: shape(rig).await,
-        start: Start::Restore(template),
-        tap: Some(tap.await.unwrap()),
-        share: Some(server.socket),
-        placement: Placement::default(),
-        console_log: rig.base.path().join("console.log"),
-        lock: lock(),
-    };
-    let vm = within(Qemu::new(&rig.config).launch(spec)).await.unwrap();
-    let mut port = vm.take_agent().unwrap();
-    let wake = Wake {
-        unix_time_ns: now().as_nanos() as u64,
-        entropy: rand(),
-    };
-    port.write_all(&wake.encode()).await.unwrap();
+    let vm = Bare::restore(rig).await;
+    let mut port = vm.wake().await;
     let mut sync = [0; SYNC_LEN];
     within(port.read_exact(&mut sync)).await.unwrap();
     assert_eq!(sync[..8], MAGIC);
-    vm.kill().unwrap();
-    within(vm.died()).await;
+    vm.end().await;
     sync[8..16].try_into().unwrap()
-}
-
-fn rand() -> [u8; 64] {
-    let mut bytes = [0; 64];
-    std::io::Read::read_exact(&mut fs::File::open("/dev/urandom").unwrap(), &mut bytes).unwrap();
-    bytes
 }
 
 fn now() -> Duration {
@@ -186,7 +136,7 @@ async fn a_restored_clock_is_the_hosts_and_time_goes_forward() {
     let watch = "last=0; for i in $(busybox seq 400); do read now rest < /proc/uptime; \
         busybox [ ${now%.*}${now#*.} -ge $last ] || exit 1; last=${now%.*}${now#*.}; done";
     let (status, output) = running.run(rig.container("s2", watch, |_| {})).await;
-    assert_eq!(status, bulkhead_runtime::sandbox::ExitStatus::Code(0), "{output}");
+    assert_eq!(status, ExitStatus::Code(0), "{output}");
     running.end().await;
     rig.assert_clean();
 }

@@ -3,9 +3,11 @@
 //! Needs what `tests/sandbox` needs; without it each test says so and passes.
 #![allow(clippy::unwrap_used, clippy::expect_used)] // What is unwrapped is what is tested.
 
+mod bare;
 mod copies;
 mod killed;
 mod life;
+mod measure;
 #[path = "../sandbox/rig.rs"]
 #[allow(dead_code, reason = "the other tests use all of it")]
 mod rig;
@@ -49,11 +51,12 @@ async fn build(rig: &Rig) -> Result<template::Built, TemplateError> {
 }
 
 async fn shape(rig: &Rig) -> VmShape {
+    let accelerator = kvm::choose(&rig.config).await.unwrap();
     VmShape {
         vcpus: SIZE.vcpus,
         memory_mib: SIZE.memory_mib,
-        accelerator: kvm::choose(&rig.config).await.unwrap(),
-        kernel: rig.config.kernel.clone(),
+        accelerator,
+        kernel: rig.config.kernel_for(accelerator),
         initramfs: rig.config.initramfs.clone(),
     }
 }
