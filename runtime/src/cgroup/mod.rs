@@ -20,8 +20,9 @@ use thiserror::Error;
 pub use hierarchy::{Hierarchies, Hierarchy};
 use limits::Setting;
 
-/// The kernel needs a moment between a process's end and its cgroup being empty.
-const REMOVE_DEADLINE: Duration = Duration::from_secs(1);
+/// The kernel needs a moment between a process's end and its cgroup being empty: the time it takes to give back a
+/// guest's memory, more than a second on an emulated machine. What is left of `delete`'s 5 seconds is enough.
+const REMOVE_DEADLINE: Duration = Duration::from_secs(3);
 /// Between two looks.
 const REMOVE_PAUSE: Duration = Duration::from_millis(5);
 /// Another sandbox may remove a parent between our making it and our using it.
