@@ -9,7 +9,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::rig::{Rig, within};
-use crate::{LOOK, build, key, path, rig, rig_with_template};
+use crate::{LOOK, build, key, path, rig, rig_with_template, wait_for_template};
 
 /// How soon nothing may be left of what was killed.
 const GONE: Duration = Duration::from_secs(10);
@@ -72,13 +72,8 @@ async fn a_builder_that_is_killed_leaves_nothing_that_counts() {
             Origin::Booted | Origin::Restored
         ));
         running.end().await;
-        // A sandbox that booted has another one made, by somebody who gives way to whatever else runs.
-        within(async {
-            while !monitors(&rig).is_empty() {
-                tokio::time::sleep(LOOK).await;
-            }
-        })
-        .await;
+        // A sandbox that booted has another one made.
+        wait_for_template(&rig).await;
     }
     build(&rig).await.unwrap();
     let mut names: Vec<_> = fs::read_dir(&rig.config.template_dir)
