@@ -134,7 +134,9 @@ async fn a_restore_that_is_given_up_leaves_nothing() {
             .ok();
     }
     // By the end of this one the others have begun what they will ever begin.
-    within(rig.launch("last").await.sandbox.shutdown(GONE)).await.unwrap();
+    within(rig.launch("last").await.sandbox.shutdown(GONE))
+        .await
+        .unwrap();
     let sandboxes = rig.config.state_dir.join("test");
     until("everything goes", || {
         !sandboxes.exists() && monitors(&rig).is_empty()
