@@ -110,17 +110,8 @@ async fn spawn(
     let directory = cgroup.open()?;
     let mut fds = vec![directory.as_fd(), inits.as_fd()];
     fds.extend(ends.iter().map(AsFd::as_fd));
-    let mut spawned = agent.zygote.run(Work::Create(job), &fds).await?;
+    let spawned = agent.zygote.run(Work::Create(job), &fds).await?;
     drop((directory, inits, ends));
-    let master = spawned.terminal.take().map(Arc::new);
-    let relays = match streams.start(master.as_ref()) {
-        Ok(relays) => relays,
-        Err(failure) => {
-            spawned.abandon();
-            return Err(failure);
-        }
-    };
-    let generation = lock(&agent.registry).next_generation();
-    let process = Process::new(spawned.pid, generation, master, relays);
+    let (process, spawned) = Process::connect(agent, streams, spawned)?;
     Ok((gate, spawned, process))
 }

@@ -129,17 +129,7 @@ async fn spawn(
     let (streams, ends) = Streams::open(&agent.link(), stdio, uid)?;
     let mut fds = container.to_vec();
     fds.extend(ends.iter().map(AsFd::as_fd));
-    let mut spawned = agent.zygote.run(Work::Exec(job), &fds).await?;
+    let spawned = agent.zygote.run(Work::Exec(job), &fds).await?;
     drop(ends);
-    let master = spawned.terminal.take().map(Arc::new);
-    let relays = match streams.start(master.as_ref()) {
-        Ok(relays) => relays,
-        Err(failure) => {
-            spawned.abandon();
-            return Err(failure);
-        }
-    };
-    let generation = lock(&agent.registry).next_generation();
-    let process = Process::new(spawned.pid, generation, master, relays);
-    Ok((process, spawned))
+    Process::connect(agent, streams, spawned)
 }

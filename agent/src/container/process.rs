@@ -8,8 +8,12 @@ use bulkhead_agent_protocol::message::{ExitStatus, FailureKind};
 use nix::errno::Errno;
 use tokio::task::AbortHandle;
 
+use crate::agent::Agent;
 use crate::failure::Failure;
+use crate::lock;
+use crate::stdio::Streams;
 use crate::sys;
+use crate::zygote::Spawned;
 
 /// A started process, dead or alive.
 #[derive(Debug)]
@@ -42,17 +46,33 @@ pub struct Exit {
 }
 
 impl Process {
-    /// A process that has just been made.
-    pub fn new(pid: i32, generation: u64, terminal: Option<Arc<OwnedFd>>, relays: Vec<AbortHandle>) -> Self {
-        Self {
-            pid,
-            generation,
+    /// Connects the streams of a process that the zygote has just made.
+    ///
+    /// # Errors
+    /// As [`Streams::start`]; the process is then abandoned.
+    pub fn connect(
+        agent: &Agent,
+        streams: Streams,
+        mut spawned: Spawned,
+    ) -> Result<(Self, Spawned), Failure> {
+        let terminal = spawned.terminal.take().map(Arc::new);
+        let relays = match streams.start(terminal.as_ref()) {
+            Ok(relays) => relays,
+            Err(failure) => {
+                spawned.abandon();
+                return Err(failure);
+            }
+        };
+        let process = Self {
+            pid: spawned.pid,
+            generation: lock(&agent.registry).next_generation(),
             terminal,
             relays,
             exit: None,
             unannounced: true,
             told: false,
-        }
+        };
+        Ok((process, spawned))
     }
 
     /// Sends `signal`. The pid is ours until we reap it, and we reap only between calls.
