@@ -128,14 +128,22 @@ impl Cgroup {
     /// # Errors
     /// `Cgroup`; on a deadline the cgroup is thawed again.
     pub async fn freeze(&self, frozen: bool) -> Result<(), Failure> {
-        let value = if frozen { "1" } else { "0" };
-        let write = |value: &str| fs::write(self.file("cgroup.freeze"), value);
-        write(value).map_err(|error| failed(format!("set cgroup.freeze to {value}"), &error))?;
-        let outcome = self.wait_for(&format!("frozen {value}")).await;
+        self.set_frozen(frozen)?;
+        let outcome = self.wait_for(&format!("frozen {}", u8::from(frozen))).await;
         if outcome.is_err() && frozen {
-            write("0").map_err(|error| failed("thaw after a failed freeze", &error))?;
+            self.set_frozen(false)?;
         }
         outcome
+    }
+
+    /// Tells the kernel to freeze or thaw every process, each before its next step outside the kernel.
+    ///
+    /// # Errors
+    /// `Cgroup`.
+    pub fn set_frozen(&self, frozen: bool) -> Result<(), Failure> {
+        let value = if frozen { "1" } else { "0" };
+        fs::write(self.file("cgroup.freeze"), value)
+            .map_err(|error| failed(format!("set cgroup.freeze to {value}"), &error))
     }
 
     /// Sends SIGKILL to every process, frozen or not.

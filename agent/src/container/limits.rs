@@ -35,13 +35,19 @@ pub fn kill(agent: &Agent, request: &Kill) -> Result<(), Failure> {
         if signal == libc::SIGKILL {
             return container.cgroup.kill();
         }
-        return signal_all(&container.cgroup, signal);
+        if container.state == State::Paused {
+            return signal_all(&container.cgroup, signal);
+        }
+        // As runc does: none ends for the sake of another before each has the signal.
+        container.cgroup.set_frozen(true)?;
+        let signalled = signal_all(&container.cgroup, signal);
+        container.cgroup.set_frozen(false)?;
+        return signalled;
     }
     container.process(&request.exec_id)?.kill(signal)?;
     if signal == libc::SIGKILL && container.state == State::Paused && request.exec_id.is_empty() {
         // The kernel kills a frozen process, but what remains of the container should not stay frozen.
-        std::fs::write(container.cgroup.file("cgroup.freeze"), "0")
-            .map_err(|error| Failure::os(FailureKind::Cgroup, "thaw", &error))?;
+        container.cgroup.set_frozen(false)?;
     }
     Ok(())
 }
