@@ -4,6 +4,9 @@ use std::time::Duration;
 
 /// From a restored VM's wake to HELLO: 20 ms. One that takes longer is better booted.
 pub(super) const WAKE: Duration = Duration::from_secs(10);
+/// From the order to sleep to the sleeper's first word. It first clears its free memory, and the host has to give the
+/// guest each page of that: 0.1 s, but 10 s and more where a hypervisor below emulates the nested page tables.
+pub(super) const FALL_ASLEEP: Duration = Duration::from_secs(60);
 /// Writing a VM to a file: what its guest uses of its memory, some 10 MiB a second on a disk that is busy.
 pub(super) const SAVE: Duration = Duration::from_secs(60);
 /// Taking the sandbox's configuration: a few milliseconds.

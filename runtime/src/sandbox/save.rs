@@ -72,7 +72,7 @@ async fn put_to_sleep(vm: &VmInstance, boot_timeout: Duration) -> Result<UnixStr
     agent.close();
     agent.closed().await;
     let stream = UnixStream::from_std(stream).map_err(failed)?;
-    match timeout(deadlines::ORDER, until_asleep(stream)).await {
+    match timeout(deadlines::FALL_ASLEEP, until_asleep(stream)).await {
         Ok(stream) => stream.map_err(failed),
         Err(_) => {
             let message = "the agent does not fall asleep";
