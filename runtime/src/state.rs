@@ -148,6 +148,8 @@ pub enum StateError {
         /// The cause.
         source: serde_json::Error,
     },
+    /// {0} is being removed
+    Removed(PathBuf),
     /// {path} has version {found}, and only 1 to {known} are known
     Version {
         /// The file.

@@ -23,6 +23,8 @@ pub(super) const PIDS: Duration = Duration::from_secs(2);
 pub(super) const VMM_END: Duration = Duration::from_secs(5);
 /// The file-sharing server ends by itself when its VMM hangs up: milliseconds.
 pub(super) const FS_SERVER_END: Duration = Duration::from_secs(1);
+/// A create whose VM has ended: undoing it takes milliseconds; more is a hook of the host that does not end.
+pub(super) const CREATIONS_END: Duration = Duration::from_secs(3);
 /// A guest that powers off closes the link before its VMM has ended.
 pub(super) const AFTER_LINK: Duration = Duration::from_secs(2);
 /// What the guest said last is still to be read when its VMM has ended.

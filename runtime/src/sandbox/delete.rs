@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bulkhead_agent_protocol::message::{Body, Delete, Shutdown};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::registry::{Entry, Resources};
 use super::{ErrorKind, Inner, SandboxError, deadlines};
@@ -80,11 +80,19 @@ impl Inner {
     pub(super) async fn shutdown(self: &Arc<Self>, deadline: Duration) -> Result<(), SandboxError> {
         let until = Instant::now() + deadline;
         let host = &self.machine().host;
+        self.creations.close();
         if self.is_vm_alive() {
             host.record.forget(|state| state.phase = Phase::Draining);
             self.power_off(until, deadline).await;
         }
-        let mut result = Ok(());
+        let mut result = self.machine().stop().await;
+        // Without a VM they fail, and undo what they did.
+        if timeout(deadlines::CREATIONS_END, self.creations.wait())
+            .await
+            .is_err()
+        {
+            tracing::warn!("a container is still being created while its sandbox goes");
+        }
         for entry in self.registry.all() {
             result = result.and(self.release(&entry).await);
         }

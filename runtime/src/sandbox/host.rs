@@ -123,6 +123,7 @@ impl Host {
     /// # Errors
     /// What could not be given back.
     pub fn release(&self) -> Result<(), SandboxError> {
+        self.record.close();
         let undo = self.undo.lock().unwrap_or_else(PoisonError::into_inner).take();
         match undo.map(Undo::run) {
             None | Some(Ok(())) => Ok(()),

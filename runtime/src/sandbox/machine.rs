@@ -42,13 +42,21 @@ impl Machine {
             .or_else(|| self.restored.fs_server.get())
     }
 
-    /// Kills what still runs, waits for its end, and gives everything back. May be called again.
+    /// Kills what still runs and waits for its end. May be called again.
+    ///
+    /// # Errors
+    /// A process does not die.
+    pub async fn stop(&self) -> Result<(), SandboxError> {
+        self.restored.end().await?;
+        self.booted.end().await
+    }
+
+    /// [`Machine::stop`], and gives everything back. May be called again.
     ///
     /// # Errors
     /// A process does not die, or something could not be given back.
     pub async fn end(self: &Arc<Self>) -> Result<(), SandboxError> {
-        self.restored.end().await?;
-        self.booted.end().await?;
+        self.stop().await?;
         let machine = Arc::clone(self);
         // A panic in there is a bug that the panic hook has reported.
         tokio::task::spawn_blocking(move || machine.host.release())

@@ -11,6 +11,7 @@ mod create;
 mod deadlines;
 mod delete;
 pub(crate) mod directory;
+mod disk_layout;
 mod disks;
 mod error;
 mod event;
@@ -33,6 +34,7 @@ use std::time::Duration;
 
 use bulkhead_agent_protocol::message::ConfigureNetwork;
 use tokio::sync::mpsc;
+use tokio_util::task::TaskTracker;
 
 pub use crate::agent::{StdioRequest, Streams};
 pub use container::{Container, ExecHandle};
@@ -62,6 +64,8 @@ struct Inner {
     owner: Owner,
     agent: AgentClient,
     registry: Arc<Registry>,
+    /// Creates under way; closed once the sandbox shuts down.
+    creations: TaskTracker,
     targets: Targets,
     anchor_program: PathBuf,
     /// What the guest has been told of its network.
@@ -104,6 +108,7 @@ impl Sandbox {
             owner: launched.owner,
             agent: launched.agent,
             registry,
+            creations: TaskTracker::new(),
             targets: Targets::default(),
             anchor_program: create::anchor_program(&request.config),
             network: Mutex::default(),
@@ -131,7 +136,13 @@ impl Sandbox {
     pub async fn create_container(&self, request: ContainerRequest) -> Result<Container, SandboxError> {
         let inner = Arc::clone(&self.inner);
         let (caller, created) = tokio::sync::oneshot::channel();
+        let under_way = inner.creations.token();
+        if inner.creations.is_closed() {
+            let message = format!("container {}: the sandbox is shutting down", request.id);
+            return Err(SandboxError::new(ErrorKind::FailedPrecondition, message));
+        }
         tokio::spawn(async move {
+            let _under_way = under_way;
             let result = inner.create(request).await;
             if let Err(Ok(entry)) = caller.send(result) {
                 // Nobody waits for it any more.

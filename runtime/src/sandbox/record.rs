@@ -1,7 +1,7 @@
 //! The sandbox's state file, kept up to date by its owner.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::state::{Phase, SandboxState, StateError};
 
@@ -9,7 +9,14 @@ use crate::state::{Phase, SandboxState, StateError};
 #[derive(Debug)]
 pub(super) struct Record {
     directory: PathBuf,
-    state: Mutex<SandboxState>,
+    kept: Mutex<Kept>,
+}
+
+#[derive(Debug)]
+struct Kept {
+    state: SandboxState,
+    /// The directory is being removed: nothing may appear in it any more.
+    is_closed: bool,
 }
 
 impl Record {
@@ -18,21 +25,29 @@ impl Record {
         state.write(directory)?;
         Ok(Self {
             directory: directory.to_owned(),
-            state: Mutex::new(state),
+            kept: Mutex::new(Kept {
+                state,
+                is_closed: false,
+            }),
         })
     }
 
     /// Changes the state. To be called before what the change names is made, and after it is gone.
+    ///
+    /// # Errors
+    /// The file cannot be written, or the sandbox is being removed.
     pub fn update(&self, change: impl FnOnce(&mut SandboxState)) -> Result<(), StateError> {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        change(&mut state);
-        state.write(&self.directory)
+        let mut kept = self.lock();
+        if kept.is_closed {
+            return Err(StateError::Removed(self.directory.clone()));
+        }
+        change(&mut kept.state);
+        kept.state.write(&self.directory)
     }
 
-    /// Notes why the sandbox has ended, unless it is being shut down: then its directory may be gone already.
+    /// Notes why the sandbox has ended, unless it is being shut down.
     pub fn note_end(&self, reason: &str) {
-        let phase = self.state.lock().unwrap_or_else(PoisonError::into_inner).phase;
-        if phase == Phase::Draining {
+        if self.lock().state.phase == Phase::Draining {
             return;
         }
         self.forget(|state| {
@@ -44,8 +59,19 @@ impl Record {
     /// [`Record::update`] where a full disk must not stand in the way: what the file names beyond what is
     /// there does no harm.
     pub fn forget(&self, change: impl FnOnce(&mut SandboxState)) {
-        if let Err(error) = self.update(change) {
-            tracing::warn!("{error}");
+        match self.update(change) {
+            // Then nothing is left to be forgotten.
+            Ok(()) | Err(StateError::Removed(_)) => {}
+            Err(error) => tracing::warn!("{error}"),
         }
+    }
+
+    /// Writes nothing any more, because the directory is about to go.
+    pub fn close(&self) {
+        self.lock().is_closed = true;
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Kept> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -11,6 +11,7 @@ use bulkhead_runtime::process::ProcessIdentity;
 use bulkhead_runtime::sandbox::{ErrorKind, Sandbox, SandboxEvent};
 use bulkhead_runtime::state::{Phase, SandboxState};
 use rustix::process::{Signal, pidfd_send_signal};
+use serde_json::json;
 
 use crate::rig::{Rig, within};
 
@@ -89,6 +90,31 @@ async fn a_launch_that_is_given_up_leaves_nothing() {
         assert!(given_up.is_err());
         soon(|| !rig.config.state_dir.join("test").exists()).await;
         rig.assert_clean();
+    }
+}
+
+#[tokio::test]
+async fn a_shutdown_undoes_the_creates_under_way_and_lets_none_begin() {
+    let Some(rig) = Rig::new() else { return };
+    for pause in ["0", "0.5"] {
+        let running = rig.launch("s1").await;
+        let begun = rig.base.path().join("begun");
+        let hook = format!("touch {}; sleep {pause}", begun.display());
+        let request = rig.container("s1", "busybox sleep 1000", |config| {
+            let hook = json!({"path": "/bin/sh", "args": ["sh", "-c", hook]});
+            config["hooks"] = json!({"createRuntime": [hook]});
+        });
+        let (sandbox, other) = (running.sandbox.clone(), request.clone());
+        let create = tokio::spawn(async move { sandbox.create_container(request).await });
+        soon(|| begun.exists()).await;
+        within(running.sandbox.shutdown(Duration::from_secs(20)))
+            .await
+            .unwrap();
+        assert!(create.await.unwrap().is_err());
+        let refused = within(running.sandbox.create_container(other)).await.unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::FailedPrecondition, "{refused}");
+        rig.assert_clean();
+        fs::remove_file(begun).unwrap();
     }
 }
 
