@@ -69,7 +69,7 @@ pub(crate) fn translate(
 
     // A cgroup namespace hides nothing but the guest's own layout, so every container has one.
     let owned = [
-        (Pid, pid != PidNamespace::Host),
+        (Pid, pid == PidNamespace::New),
         (Ipc, owns_ipc),
         (Uts, owns_uts),
         (Mount, true),

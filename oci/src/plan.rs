@@ -76,8 +76,8 @@ pub enum NetworkNamespace {
 pub enum PidNamespace {
     /// A new one.
     New,
-    /// That of the container whose pid was reported as this one (`/proc/<pid>/ns/pid`). The guest spec
-    /// asks for a new one; whoever knows the pids tells the agent which container is meant.
+    /// That of the container whose pid was reported as this one (`/proc/<pid>/ns/pid`). The guest spec lists
+    /// none; whoever knows the pids tells the agent which container is meant.
     OfProcess(u32),
     /// The host's. A VM cannot join it: the container sees every process of its own VM.
     Host,

@@ -5,6 +5,8 @@ use std::sync::Arc;
 
 use bulkhead_agent_protocol::message::{CreateContainer, FailureKind, Stdio};
 
+use nix::sched::CloneFlags;
+
 use super::cgroup::Cgroup;
 use super::process::Process;
 use super::spec::prepare;
@@ -13,6 +15,7 @@ use crate::agent::Agent;
 use crate::failure::Failure;
 use crate::lock;
 use crate::stdio::Streams;
+use crate::sys;
 use crate::zygote::job::{CreateJob, Work};
 use crate::zygote::namespaces::set_sysctl;
 use crate::zygote::{Spawned, gate};
@@ -71,13 +74,17 @@ async fn build(
     for (name, value) in &prepared.guest_sysctls {
         set_sysctl(name, value)?;
     }
+    let pids = request.pid_namespace_of.as_deref();
+    let pids = pids.map(|other| member_of(agent, other)).transpose()?;
+    let joined = pids.as_ref().map_or(0, |_| CloneFlags::CLONE_NEWPID.bits());
     let job = CreateJob {
         spec: request.spec,
         terminal: stdio.terminal,
         root,
+        joins_pids: pids.is_some(),
     };
     let uid = prepared.process()?.user().uid();
-    let (gate, spawned, process) = spawn(agent, &stdio, uid, &cgroup, job).await?;
+    let (gate, spawned, process) = spawn(agent, &stdio, uid, &cgroup, pids, job).await?;
     let container = Container {
         state: State::Created,
         init: process,
@@ -85,7 +92,7 @@ async fn build(
         cgroup,
         gate: Some(gate),
         surroundings: Surroundings {
-            namespaces: prepared.namespaces,
+            namespaces: prepared.namespaces | joined,
             private_pids: prepared.private_pids,
             seccomp,
             personality: prepared.personality,
@@ -96,12 +103,26 @@ async fn build(
     Ok((container, spawned))
 }
 
+/// A pidfd of container `id`'s init, by which another joins its PID namespace.
+fn member_of(agent: &Agent, id: &str) -> Result<OwnedFd, Failure> {
+    let mut registry = lock(&agent.registry);
+    let other = registry.get(id)?;
+    if other.state == State::Stopped {
+        let gone = format!("container {id} has ended, and its PID namespace with it");
+        return Err(Failure::state(gone));
+    }
+    // Its pid is nobody else's while we hold the lock: reaping takes it.
+    sys::pidfd_open(other.init.pid)
+        .map_err(|errno| Failure::os(FailureKind::Other, format!("open the init of {id}"), &errno))
+}
+
 /// Has the zygote make init, and connects its streams.
 async fn spawn(
     agent: &Arc<Agent>,
     stdio: &Stdio,
     uid: u32,
     cgroup: &Cgroup,
+    pids: Option<OwnedFd>,
     job: CreateJob,
 ) -> Result<(OwnedFd, Spawned, Process), Failure> {
     let (streams, ends) = Streams::open(&agent.link(), stdio, uid)?;
@@ -109,6 +130,7 @@ async fn spawn(
         gate::new().map_err(|errno| Failure::os(FailureKind::Other, "make the start gate", &errno))?;
     let directory = cgroup.open()?;
     let mut fds = vec![directory.as_fd(), inits.as_fd()];
+    fds.extend(pids.iter().map(AsFd::as_fd));
     fds.extend(ends.iter().map(AsFd::as_fd));
     let spawned = agent.zygote.run(Work::Create(job), &fds).await?;
     drop((directory, inits, ends));

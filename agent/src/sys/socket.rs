@@ -3,16 +3,20 @@
 use std::io::{IoSlice, IoSliceMut};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
+use nix::errno::Errno;
 use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, UnixAddr, recvmsg, sendmsg};
 
-/// Most descriptors one of our messages carries: a job's channel, three streams, a report pipe and a pidfd.
-pub const MAX_FDS: usize = 6;
+/// Most descriptors one of our messages carries: a job's channel, a cgroup, a gate, a pidfd and three streams.
+pub const MAX_FDS: usize = 7;
 
 /// Sends `bytes` and `fds` as one message. On a stream socket the bytes may be sent in part.
 ///
 /// # Errors
-/// As `sendmsg(2)`.
+/// As `sendmsg(2)`; `E2BIG` for more descriptors than a receiver takes.
 pub fn send(socket: impl AsFd, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> nix::Result<usize> {
+    if fds.len() > MAX_FDS {
+        return Err(Errno::E2BIG);
+    }
     let raw: Vec<RawFd> = fds.iter().map(AsRawFd::as_raw_fd).collect();
     let rights = [ControlMessage::ScmRights(&raw)];
     let control: &[ControlMessage<'_>] = if raw.is_empty() { &[] } else { &rights };

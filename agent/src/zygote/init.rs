@@ -4,6 +4,7 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use bulkhead_agent_protocol::message::{Failed, FailureKind};
 use nix::errno::Errno;
+use nix::sched::CloneFlags;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 use prost::Message;
 
@@ -32,6 +33,7 @@ const READY: [u8; 1] = [0];
 struct Descriptors {
     cgroup: OwnedFd,
     gate: OwnedFd,
+    pids: Option<OwnedFd>,
     streams: Vec<OwnedFd>,
 }
 
@@ -44,8 +46,9 @@ pub fn create(job: &CreateJob, fds: Vec<OwnedFd>) -> Result<Made, Failure> {
     let Descriptors {
         cgroup,
         gate,
+        pids,
         streams,
-    } = Descriptors::sort(fds)?;
+    } = Descriptors::sort(fds, job.joins_pids)?;
     let mut prepared = prepare(&job.spec, job.terminal)?;
     if let Some(root) = &job.root {
         prepared
@@ -57,6 +60,10 @@ pub fn create(job: &CreateJob, fds: Vec<OwnedFd>) -> Result<Made, Failure> {
     let (process, linux) = (prepared.process()?, prepared.linux()?);
     set_oom_score(process.oom_score_adj().unwrap_or_default())?;
     let new = namespaces::join(linux)?;
+    if let Some(member) = pids {
+        nix::sched::setns(member, CloneFlags::CLONE_NEWPID)
+            .map_err(other("join the other container's PID namespace"))?;
+    }
     let (ours, theirs) = socketpair(
         AddressFamily::Unix,
         SockType::SeqPacket,
@@ -95,16 +102,15 @@ pub fn create(job: &CreateJob, fds: Vec<OwnedFd>) -> Result<Made, Failure> {
 }
 
 impl Descriptors {
-    fn sort(fds: Vec<OwnedFd>) -> Result<Self, Failure> {
+    fn sort(fds: Vec<OwnedFd>, joins_pids: bool) -> Result<Self, Failure> {
+        let missing = || Failure::invalid("create job without its descriptors");
         let mut fds = fds.into_iter();
-        match (fds.next(), fds.next()) {
-            (Some(cgroup), Some(gate)) => Ok(Self {
-                cgroup,
-                gate,
-                streams: fds.collect(),
-            }),
-            _ => Err(Failure::invalid("create job without its descriptors")),
-        }
+        Ok(Self {
+            cgroup: fds.next().ok_or_else(missing)?,
+            gate: fds.next().ok_or_else(missing)?,
+            pids: joins_pids.then(|| fds.next().ok_or_else(missing)).transpose()?,
+            streams: fds.collect(),
+        })
     }
 }
 

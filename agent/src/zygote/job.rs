@@ -26,8 +26,9 @@ pub enum Work {
     Exec(ExecJob),
 }
 
-/// Make a container whose init waits. Descriptors: its cgroup's directory, init's end of the gate, then
-/// standard input, output and error unless there is a terminal.
+/// Make a container whose init waits. Descriptors: its cgroup's directory, init's end of the gate, then if
+/// `joins_pids` a pidfd of who is in the PID namespace to join, then standard input, output and error unless
+/// there is a terminal.
 #[derive(Clone, PartialEq, Message)]
 pub struct CreateJob {
     /// `config.json`, which the agent has checked. It is parsed once more rather than written out again.
@@ -39,6 +40,9 @@ pub struct CreateJob {
     /// Where its root is, if not where the spec says.
     #[prost(string, optional, tag = "3")]
     pub root: Option<String>,
+    /// Init is born in another container's PID namespace.
+    #[prost(bool, tag = "4")]
+    pub joins_pids: bool,
 }
 
 /// Start a process in a container. Descriptors: a pidfd of the container's init, its cgroup's

@@ -199,6 +199,7 @@ impl Vm {
             container_id: container.id.clone(),
             spec: container.json(),
             stdio: Some(stdio),
+            pid_namespace_of: container.pid_namespace_of.clone(),
             ..CreateContainer::default()
         };
         match self.request(Body::CreateContainer(request)).await {

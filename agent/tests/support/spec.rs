@@ -10,6 +10,8 @@ use serde_json::{Value, json};
 pub struct Container {
     pub id: String,
     pub spec: Value,
+    /// Whose PID namespace it joins.
+    pub pid_namespace_of: Option<String>,
 }
 
 const CAPABILITIES: [&str; 14] = [
@@ -71,7 +73,17 @@ impl Container {
         Self {
             id: id.to_owned(),
             spec,
+            pid_namespace_of: None,
         }
+    }
+
+    /// In the PID namespace of another, as the host asks for it: the spec lists none.
+    pub fn with_pids_of(mut self, other: &str) -> Self {
+        self.pid_namespace_of = Some(other.to_owned());
+        self.with(
+            "/linux/namespaces",
+            json!([{"type": "ipc"}, {"type": "uts"}, {"type": "mount"}]),
+        )
     }
 
     pub fn args(mut self, args: &[&str]) -> Self {

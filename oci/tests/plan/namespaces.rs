@@ -37,6 +37,7 @@ fn a_container_of_a_pod_shares_what_the_guest_has() {
 fn another_containers_pid_namespace_is_found_by_its_pid() {
     let plan = member(json!({"type": "pid", "path": "/proc/77/ns/pid"})).unwrap();
     assert_eq!(plan.host.pid, PidNamespace::OfProcess(77));
+    assert_eq!(guest_namespaces(&plan), [Mount, Cgroup]);
     for path in [
         "/proc/x/ns/pid",
         "/proc/77/ns/net",

@@ -27,11 +27,11 @@ impl Inner {
         self: &Arc<Self>,
         request: ContainerRequest,
     ) -> Result<Arc<Entry>, SandboxError> {
-        check(&request)?;
+        let pids = self.pid_namespace(&request)?;
         let request = Arc::new(request);
         let entry = Arc::new(Entry::new(&request));
         self.registry.insert(Arc::clone(&entry))?;
-        match self.create_entry(&request, &entry).await {
+        match self.create_entry(&request, &entry, pids).await {
             Ok(()) => Ok(entry),
             Err(error) => {
                 self.undo_create(&entry).await;
@@ -40,13 +40,37 @@ impl Inner {
         }
     }
 
+    /// Whose PID namespace the container is to join, if any.
+    fn pid_namespace(&self, request: &ContainerRequest) -> Result<Option<String>, SandboxError> {
+        let PidNamespace::OfProcess(pid) = request.plan.host.pid else {
+            return Ok(None);
+        };
+        match self.registry.of_pid(pid) {
+            Some(other) => Ok(Some(other.id.clone())),
+            None => Err(SandboxError::new(
+                ErrorKind::Unimplemented,
+                format!(
+                    "linux.namespaces[pid].path: process {pid} is of no running container of this sandbox; \
+                     only containers of one pod can share a PID namespace"
+                ),
+            )),
+        }
+    }
+
     async fn create_entry(
         self: &Arc<Self>,
         request: &Arc<ContainerRequest>,
         entry: &Arc<Entry>,
+        pids: Option<String>,
     ) -> Result<(), SandboxError> {
         let spec = serde_json::to_vec(&request.plan.guest)
             .map_err(|error| SandboxError::doing(ErrorKind::Internal, "spec", &error))?;
+        let create = CreateContainer {
+            container_id: entry.id.clone(),
+            spec,
+            pid_namespace_of: pids,
+            ..CreateContainer::default()
+        };
         let begun = Instant::now();
         let root = self.prepare(Arc::clone(request), Arc::clone(entry)).await?;
         let prepared = begun.elapsed();
@@ -60,7 +84,7 @@ impl Inner {
         entry.pid.set(pid).ok();
         let entering = enter_cgroup(entry, pid);
         if entry.hooks.create_runtime.is_empty() {
-            let (entered, created) = tokio::join!(entering, self.create_in_guest(request, entry, spec));
+            let (entered, created) = tokio::join!(entering, self.create_in_guest(request, entry, create));
             entered.and(created)?;
         } else {
             // A hook finds everything in its place.
@@ -70,7 +94,7 @@ impl Inner {
                 &entry.hook_state(HookStatus::Creating),
             )
             .await?;
-            self.create_in_guest(request, entry, spec).await?;
+            self.create_in_guest(request, entry, create).await?;
         }
         let timings = CreateTimings {
             host: prepared,
@@ -86,17 +110,12 @@ impl Inner {
         &self,
         request: &ContainerRequest,
         entry: &Entry,
-        spec: Vec<u8>,
+        mut create: CreateContainer,
     ) -> Result<(), SandboxError> {
         let (stdio, streams) = self.agent.open_streams(request.stdio)?;
-        let mut create = CreateContainer {
-            container_id: entry.id.clone(),
-            spec,
-            stdio: Some(stdio),
-            ..CreateContainer::default()
-        };
+        create.stdio = Some(stdio);
         if let Some(plugged) = lock(&entry.disks).as_ref() {
-            create.disks = plugged.for_guest();
+            create.disks.clone_from(&plugged.sources);
             create.root.clone_from(&plugged.root);
         }
         self.agent
@@ -271,16 +290,6 @@ async fn enter_cgroup(entry: &Entry, pid: u32) -> Result<(), SandboxError> {
             ErrorKind::Internal,
             "entering the cgroup panicked",
         )),
-    }
-}
-
-fn check(request: &ContainerRequest) -> Result<(), SandboxError> {
-    match request.plan.host.pid {
-        PidNamespace::OfProcess(_) => Err(SandboxError::new(
-            ErrorKind::Unimplemented,
-            "sharing the PID namespace of another container is not supported yet",
-        )),
-        PidNamespace::New | PidNamespace::Host => Ok(()),
     }
 }
 

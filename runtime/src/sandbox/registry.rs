@@ -81,6 +81,13 @@ impl Registry {
         self.lock().get(id).cloned()
     }
 
+    /// The container whose init is shown on the host as process `pid`, while it lives.
+    pub fn of_pid(&self, pid: u32) -> Option<Arc<Entry>> {
+        let containers = self.lock();
+        let mut all = containers.values();
+        all.find(|entry| entry.has_anchor("", pid)).cloned()
+    }
+
     /// All of them.
     pub fn all(&self) -> Vec<Arc<Entry>> {
         self.lock().values().cloned().collect()

@@ -15,6 +15,7 @@ mod logs;
 mod malformed;
 mod mounts;
 mod options;
+mod pids;
 mod restart;
 mod stdio;
 mod terminal;
@@ -35,6 +36,7 @@ fn main() -> ExitCode {
         ("logs", logs::CASES),
         ("hooks", hooks::CASES),
         ("group", group::CASES),
+        ("pids", pids::CASES),
         ("restart", restart::CASES),
         ("faults", faults::CASES),
         ("malformed", malformed::CASES),

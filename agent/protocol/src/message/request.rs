@@ -63,6 +63,9 @@ pub struct CreateContainer {
     /// which otherwise means nothing.
     #[prost(message, repeated, tag = "5")]
     pub root: Vec<RootMount>,
+    /// Container whose PID namespace init joins. Then the spec lists none.
+    #[prost(string, optional, tag = "6")]
+    pub pid_namespace_of: Option<String>,
 }
 
 /// Start a created container.
