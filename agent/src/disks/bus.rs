@@ -2,6 +2,7 @@
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
+use std::ops::Range;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -9,6 +10,7 @@ use std::time::{Duration, Instant};
 use bulkhead_agent_protocol::message::{Disk, FailureKind};
 
 use crate::failure::Failure;
+use crate::sys::ioctl;
 
 /// The adapters that there are.
 const HOSTS: &str = "/sys/class/scsi_host";
@@ -25,11 +27,23 @@ const RELEASE: Duration = Duration::from_secs(2);
 /// How often is looked, which the kernel has no better word for.
 const LOOK: Duration = Duration::from_millis(1);
 
+/// As many partitions as the kernel gives a disk.
+const MAX_PARTITIONS: u8 = 255;
+
 /// Where a disk is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Address {
     target: u8,
     lun: u16,
+}
+
+/// Where a container's disk is: a disk of the bus, or a part of one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    address: Address,
+    read_only: bool,
+    /// In bytes.
+    part: Option<Range<u64>>,
 }
 
 /// The VM's bus.
@@ -38,19 +52,32 @@ pub struct Bus {
     host: u32,
 }
 
-impl TryFrom<&Disk> for Address {
+impl TryFrom<&Disk> for Place {
     type Error = Failure;
 
     fn try_from(disk: &Disk) -> Result<Self, Failure> {
-        let lun = Some(disk.lun).filter(|lun| *lun <= MAX_LUN);
-        match (u8::try_from(disk.target), lun.map(u16::try_from)) {
-            (Ok(target), Some(Ok(lun))) => Ok(Self { target, lun }),
-            _ => {
-                let place = format!("no disk can be at {}:{}", disk.target, disk.lun);
-                Err(Failure::invalid(place))
-            }
+        let nowhere = || Failure::invalid(format!("no disk can be at {}:{}", disk.target, disk.lun));
+        let target = u8::try_from(disk.target).map_err(|_| nowhere())?;
+        let lun = Some(disk.lun).filter(|lun| *lun <= MAX_LUN).ok_or_else(nowhere)?;
+        let lun = u16::try_from(lun).map_err(|_| nowhere())?;
+        let end = disk.offset.checked_add(disk.length).ok_or_else(nowhere)?;
+        Ok(Self {
+            address: Address { target, lun },
+            read_only: disk.read_only,
+            part: (disk.length > 0).then_some(disk.offset..end),
+        })
+    }
+}
+
+/// The disks of the bus on which `places` are, each once, in the order of their first places.
+pub fn addresses(places: &[Place]) -> Vec<Address> {
+    let mut addresses: Vec<Address> = Vec::new();
+    for Place { address, .. } in places {
+        if !addresses.contains(address) {
+            addresses.push(*address);
         }
     }
+    addresses
 }
 
 impl Bus {
@@ -72,11 +99,12 @@ impl Bus {
             .ok_or_else(|| Failure::new(FailureKind::Mount, "disks", "the VM has no SCSI bus"))
     }
 
-    /// Has the kernel look for the disks, and returns their device nodes, in the same order.
+    /// Has the kernel look for the disks, and returns the device nodes of the places, in the same order.
     ///
     /// # Errors
     /// One is not there, or can be written where it must not.
-    pub fn attach(&self, addresses: &[Address], read_only: &[bool]) -> Result<Vec<PathBuf>, Failure> {
+    pub fn attach(&self, places: &[Place]) -> Result<Vec<PathBuf>, Failure> {
+        let addresses = addresses(places);
         let mut targets: Vec<_> = addresses.iter().map(|address| address.target).collect();
         targets.dedup();
         for target in targets {
@@ -85,11 +113,28 @@ impl Bus {
                 .map_err(failed(format!("look for disks of target {target}")))?;
         }
         let until = Instant::now() + APPEAR;
-        addresses
-            .iter()
-            .zip(read_only)
-            .map(|(address, read_only)| self.node(*address, *read_only, until))
-            .collect()
+        let mut nodes = vec![PathBuf::new(); places.len()];
+        for address in addresses {
+            let there = || {
+                places
+                    .iter()
+                    .enumerate()
+                    .filter(|(_, place)| place.address == address)
+            };
+            let read_only = there().any(|(_, place)| place.read_only);
+            let disk = self.node(address, read_only, until)?;
+            let mut number = 0;
+            for (index, place) in there() {
+                nodes[index] = match &place.part {
+                    None => disk.clone(),
+                    Some(part) => {
+                        number += 1;
+                        partition(&disk, number, part)?
+                    }
+                };
+            }
+        }
+        Ok(nodes)
     }
 
     /// Gives disks up: those that are not there are no error.
@@ -142,6 +187,18 @@ impl Bus {
         }
         Ok(Path::new("/dev").join(name))
     }
+}
+
+/// Makes a partition of a disk, and returns its node.
+fn partition(disk: &Path, number: usize, bytes: &Range<u64>) -> Result<PathBuf, Failure> {
+    let stage = || format!("find layer {number} at {bytes:?} on {}", disk.display());
+    let number = u8::try_from(number)
+        .map_err(|_| Failure::invalid(format!("{}: more than {MAX_PARTITIONS} layers", disk.display())))?;
+    let opened = fs::File::open(disk).map_err(failed(stage()))?;
+    ioctl::add_partition(&opened, number, bytes).map_err(|errno| failed(stage())(errno.into()))?;
+    let mut node = disk.as_os_str().to_owned();
+    node.push(number.to_string());
+    Ok(node.into())
 }
 
 /// The name that the kernel gave a disk for now.
@@ -201,21 +258,49 @@ fn failed(stage: impl Into<String>) -> impl FnOnce(io::Error) -> Failure {
 mod tests {
     use super::*;
 
-    #[test]
-    fn addresses_are_bounded() {
-        let disk = |target, lun| Disk {
+    fn disk(target: u32, lun: u32) -> Disk {
+        Disk {
             target,
             lun,
             read_only: true,
-        };
+            ..Disk::default()
+        }
+    }
+
+    #[test]
+    fn addresses_are_bounded() {
+        let place = Place::try_from(&disk(255, MAX_LUN)).unwrap();
         assert_eq!(
-            Address::try_from(&disk(255, MAX_LUN)).unwrap(),
+            place.address,
             Address {
                 target: 255,
                 lun: 16383
             }
         );
-        assert!(Address::try_from(&disk(256, 0)).is_err());
-        assert!(Address::try_from(&disk(0, MAX_LUN + 1)).is_err());
+        let endless = Disk {
+            offset: 512,
+            length: u64::MAX,
+            ..disk(0, 0)
+        };
+        for wrong in [disk(256, 0), disk(0, MAX_LUN + 1), endless] {
+            assert!(Place::try_from(&wrong).is_err());
+        }
+    }
+
+    #[test]
+    fn parts_of_a_disk_are_on_one_disk() {
+        let part = |offset| {
+            let disk = Disk {
+                offset,
+                length: 512,
+                ..disk(3, 1)
+            };
+            Place::try_from(&disk).unwrap()
+        };
+        let whole = Place::try_from(&disk(3, 0)).unwrap();
+        assert_eq!((part(1024).part, &whole.part), (Some(1024..1536), &None));
+        let lun = |address: &Address| address.lun;
+        let addresses = addresses(&[part(1024), whole, part(512)]);
+        assert_eq!(addresses.iter().map(lun).collect::<Vec<_>>(), [1, 0]);
     }
 }

@@ -15,7 +15,7 @@ use bulkhead_agent_protocol::message::{CreateContainer, FailureKind};
 use crate::failure::Failure;
 use crate::lock;
 use assemble::Assembly;
-use bus::{Address, Bus};
+use bus::{Address, Bus, Place};
 
 /// Directory of the root file systems: `CONTAINER/root`.
 const ROOTS: &str = "/run/disks";
@@ -41,19 +41,16 @@ impl Disks {
         if request.root.is_empty() && request.disks.is_empty() {
             return Ok(None);
         }
+        let places = request.disks.iter().map(Place::try_from);
+        let places = places.collect::<Result<Vec<_>, _>>()?;
         let attached = Attached {
-            addresses: request
-                .disks
-                .iter()
-                .map(Address::try_from)
-                .collect::<Result<_, _>>()?,
+            addresses: bus::addresses(&places),
             directory: PathBuf::from(ROOTS).join(&request.container_id),
         };
         lock(&self.0).insert(request.container_id.clone(), attached.clone());
-        let read_only: Vec<_> = request.disks.iter().map(|disk| disk.read_only).collect();
         let mounts = request.root.clone();
         blocking(move || {
-            let nodes = Bus::find()?.attach(&attached.addresses, &read_only)?;
+            let nodes = Bus::find()?.attach(&places)?;
             Assembly::new(attached.directory, &nodes)?.mount(&mounts)
         })
         .await

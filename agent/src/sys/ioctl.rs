@@ -1,5 +1,6 @@
 //! The device controls we use.
 
+use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 
 use nix::errno::Errno;
@@ -8,6 +9,10 @@ use nix::errno::Errno;
 const RND_ADD_ENTROPY: libc::Ioctl = 0x4008_5203;
 /// `RNDRESEEDCRNG`.
 const RND_RESEED_CRNG: libc::Ioctl = 0x5207;
+
+/// `BLKPG`, and what it is asked for.
+const BLOCK_PARTITION: libc::Ioctl = 0x1269;
+const ADD_PARTITION: libc::c_int = 1;
 
 /// Header of `struct rand_pool_info`.
 const POOL_HEADER: usize = 8;
@@ -29,6 +34,50 @@ pub fn add_entropy(device: impl AsFd, entropy: &[u8]) -> nix::Result<()> {
     Errno::result(unsafe { libc::ioctl(device, RND_ADD_ENTROPY, pool.as_ptr()) })?;
     // SAFETY: takes no argument.
     Errno::result(unsafe { libc::ioctl(device, RND_RESEED_CRNG) }).map(drop)
+}
+
+/// `struct blkpg_partition`.
+#[repr(C)]
+struct Partition {
+    start: i64,
+    length: i64,
+    number: libc::c_int,
+    /// Of no meaning to the kernel.
+    names: [u8; 128],
+}
+
+/// `struct blkpg_ioctl_arg`.
+#[repr(C)]
+struct PartitionRequest {
+    operation: libc::c_int,
+    flags: libc::c_int,
+    length: libc::c_int,
+    partition: *const Partition,
+}
+
+/// Makes partition `number` of a disk, which has no table that says so. Its node is there on return.
+///
+/// # Errors
+/// As `BLKPG_ADD_PARTITION`: it is not within the disk, or over another one.
+pub fn add_partition(disk: impl AsFd, number: u8, bytes: &Range<u64>) -> nix::Result<()> {
+    let number_of = |bytes: u64| i64::try_from(bytes).map_err(|_| Errno::EINVAL);
+    let partition = Partition {
+        start: number_of(bytes.start)?,
+        length: number_of(bytes.end.saturating_sub(bytes.start))?,
+        number: number.into(),
+        names: [0; 128],
+    };
+    let request = PartitionRequest {
+        operation: ADD_PARTITION,
+        flags: 0,
+        // A size of some 150 bytes.
+        length: size_of::<Partition>() as libc::c_int,
+        partition: &raw const partition,
+    };
+    let disk = disk.as_fd().as_raw_fd();
+    // SAFETY: `request` and the `partition` it points to are laid out as the kernel's structures and outlive
+    // the call, which only reads them.
+    Errno::result(unsafe { libc::ioctl(disk, BLOCK_PARTITION, &raw const request) }).map(drop)
 }
 
 /// Sets the size of a pseudo terminal. Its foreground processes get SIGWINCH.

@@ -19,6 +19,8 @@ pub struct DiskFile {
     pub file: OwnedFd,
     /// A block device; otherwise a regular file.
     pub is_device: bool,
+    /// Size of a regular file.
+    pub bytes: u64,
 }
 
 /// Opens a disk's source.
@@ -54,7 +56,12 @@ pub fn open(source: &DiskSource) -> Result<DiskFile, RootfsError> {
         FileType::RegularFile => false,
         _ => return Err(failed(no_disk())),
     };
-    Ok(DiskFile { file, is_device })
+    Ok(DiskFile {
+        file,
+        is_device,
+        // Never negative.
+        bytes: stat.st_size.try_into().unwrap_or_default(),
+    })
 }
 
 fn no_disk() -> io::Error {

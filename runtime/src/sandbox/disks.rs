@@ -1,18 +1,19 @@
 //! Disks of a sandbox's containers: plugged in when one is created, taken out when it is deleted.
 //!
 //! A container has a SCSI target of its own, and its disks are the target's logical units, counted from 0. So
-//! the guest finds them with one look at one target.
+//! the guest finds them with one look at one target. What shares a disk, `disk_layout` says.
 
 use std::collections::BTreeSet;
 use std::sync::Mutex;
 
 use bulkhead_agent_protocol::message::{Disk as GuestDisk, RootMount};
 
+use super::disk_layout::{self, Source};
 use super::registry::{Entry, lock};
 use super::{ErrorKind, Inner, SandboxError};
 use crate::rootfs::disk_file::{self, DiskFile};
 use crate::rootfs::on_disks::{DiskRoot, MAX_DISKS};
-use crate::vmm::{Disk, DiskAddress, MAX_LUN};
+use crate::vmm::{Disk, DiskAddress, Image, MAX_LUN};
 
 const _: () = assert!(MAX_DISKS <= MAX_LUN as usize + 1);
 
@@ -31,8 +32,9 @@ pub(super) struct OpenRoot {
 #[derive(Debug)]
 pub(super) struct Plugged {
     addresses: Vec<DiskAddress>,
-    read_only: Vec<bool>,
-    /// For the guest.
+    /// For the guest: where each source is.
+    pub sources: Vec<GuestDisk>,
+    /// For the guest: how they are mounted.
     pub root: Vec<RootMount>,
 }
 
@@ -64,20 +66,52 @@ impl OpenRoot {
         let files = plan.disks.iter().map(disk_file::open).collect::<Result<_, _>>()?;
         Ok(Self { plan, files })
     }
-}
 
-impl Plugged {
-    /// What the guest is told of them.
-    pub fn for_guest(&self) -> Vec<GuestDisk> {
-        self.addresses
+    /// The disks, at `target`, and what the guest is told of them.
+    fn disks(self, target: u8) -> (Vec<Disk>, Plugged) {
+        let Self { plan, files } = self;
+        let sources: Vec<_> = plan
+            .disks
             .iter()
-            .zip(&self.read_only)
-            .map(|(address, read_only)| GuestDisk {
-                target: address.target.into(),
-                lun: address.lun.into(),
-                read_only: *read_only,
+            .zip(&files)
+            .map(|(source, file)| Source {
+                is_image: source.read_only && !file.is_device,
+                bytes: file.bytes,
             })
-            .collect()
+            .collect();
+        let mut disks: Vec<Disk> = Vec::new();
+        let mut guest = Vec::with_capacity(files.len());
+        for ((source, file), seat) in plan.disks.iter().zip(files).zip(disk_layout::seats(&sources)) {
+            if seat.disk == disks.len() {
+                // As many as that were checked to have a number each.
+                let lun = u16::try_from(seat.disk).unwrap_or(MAX_LUN);
+                disks.push(Disk {
+                    address: DiskAddress { target, lun },
+                    images: Vec::new(),
+                    read_only: source.read_only,
+                });
+            }
+            let disk = &mut disks[seat.disk];
+            disk.images.push(Image {
+                file: file.file,
+                is_device: file.is_device,
+                bytes: file.bytes,
+                name: source.path.display().to_string(),
+            });
+            guest.push(GuestDisk {
+                target: disk.address.target.into(),
+                lun: disk.address.lun.into(),
+                read_only: source.read_only,
+                offset: seat.offset,
+                length: seat.length,
+            });
+        }
+        let plugged = Plugged {
+            addresses: disks.iter().map(|disk| disk.address).collect(),
+            sources: guest,
+            root: plan.mounts,
+        };
+        (disks, plugged)
     }
 }
 
@@ -89,33 +123,7 @@ impl Inner {
             .vm()
             .ok_or_else(|| SandboxError::new(ErrorKind::Unavailable, "the VM is gone"))?;
         let target = self.targets.take()?;
-        let OpenRoot { plan, files } = root;
-        let DiskRoot {
-            disks: sources,
-            mounts,
-        } = plan;
-        // As many as that were checked to have a number each.
-        let address = |index| DiskAddress {
-            target,
-            lun: u16::try_from(index).unwrap_or(MAX_LUN),
-        };
-        let disks: Vec<_> = sources
-            .iter()
-            .zip(files)
-            .enumerate()
-            .map(|(index, (source, file))| Disk {
-                address: address(index),
-                file: file.file,
-                is_device: file.is_device,
-                read_only: source.read_only,
-                name: source.path.display().to_string(),
-            })
-            .collect();
-        let plugged = Plugged {
-            addresses: disks.iter().map(|disk| disk.address).collect(),
-            read_only: sources.iter().map(|source| source.read_only).collect(),
-            root: mounts,
-        };
+        let (disks, plugged) = root.disks(target);
         // Before they are there: whatever becomes of this, they are taken out with the container.
         *lock(&entry.disks) = Some(plugged);
         Ok(vm.plug(disks).await?)

@@ -18,7 +18,7 @@ pub mod fake;
 mod instance;
 pub mod qemu;
 
-pub use disk::{Disk, DiskAddress, MAX_LUN};
+pub use disk::{Disk, DiskAddress, FIRST_IMAGE, Image, MAX_IMAGES, MAX_LUN, SECTOR, ranges};
 pub use instance::{DeathReason, VmDeath, VmInstance};
 
 /// Tag of the shared directory, which the agent mounts before anything else.

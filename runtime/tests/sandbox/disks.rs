@@ -1,7 +1,7 @@
 //! Root file systems on disks of the VM.
 
 use std::fs;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{FileExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -294,15 +294,17 @@ async fn a_full_host_stops_nobody() {
     rig.assert_clean();
 }
 
+/// More than one disk of the VM can hold, too.
 #[tokio::test]
 async fn a_hundred_layers() {
-    const LAYERS: usize = 100;
+    const COUNTS: [usize; 3] = [10, 100, 300];
     let Some(rig) = Rig::new() else { return };
     let images = Images(&rig);
     let Some(bottom) = images.erofs("bottom", &images.tree()) else {
         return;
     };
-    let mut layers: Vec<_> = (0..LAYERS - 1)
+    let most = COUNTS[2];
+    let mut layers: Vec<_> = (0..most - 1)
         .rev()
         .map(|number| {
             images
@@ -313,8 +315,8 @@ async fn a_hundred_layers() {
     layers.push(bottom);
     let writable = images.ext4("writable", None);
     let mut running = rig.launch("s1").await;
-    for count in [10, LAYERS] {
-        let some = &layers[LAYERS - count..];
+    for count in COUNTS {
+        let some = &layers[most - count..];
         let command = "busybox ls / | busybox grep -c from-; echo x > /new";
         let begun = std::time::Instant::now();
         let request = on_disks(&rig, &format!("c{count}"), command, layered(&writable, some));
@@ -327,6 +329,36 @@ async fn a_hundred_layers() {
         within(container.delete()).await.unwrap();
         println!("{count} layers: gone after {:?}", begun.elapsed());
     }
+    running.end().await;
+    rig.assert_clean();
+}
+
+/// Layers lie on one disk, whose partitions only the host decides.
+#[tokio::test]
+async fn a_layer_brings_no_partitions() {
+    let Some(rig) = Rig::new() else { return };
+    let images = Images(&rig);
+    let (Some(bottom), Some(top)) = (
+        images.erofs("bottom", &images.tree()),
+        images.layer("top", "top", "top\n"),
+    ) else {
+        return;
+    };
+    // One of Linux, from sector 1 on, in the table that DOS had; erofs leaves that room free.
+    let mut table = [0; 66];
+    table[4] = 0x83;
+    table[8] = 1;
+    table[12] = 4;
+    table[64..].copy_from_slice(&[0x55, 0xaa]);
+    for layer in [&bottom, &top] {
+        let file = fs::OpenOptions::new().write(true).open(layer).unwrap();
+        file.write_all_at(&table, 446).unwrap();
+    }
+    let mut running = rig.launch("s1").await;
+    let writable = images.ext4("writable", None);
+    let request = on_disks(&rig, "s1", "busybox cat /top", layered(&writable, &[top, bottom]));
+    let (status, output) = running.run(request).await;
+    assert_eq!((status, output.as_str()), (ExitStatus::Code(0), "top\n"));
     running.end().await;
     rig.assert_clean();
 }

@@ -14,6 +14,12 @@ pub struct Disk {
     /// The host lets nobody write to it, and the guest must see that.
     #[prost(bool, tag = "3")]
     pub read_only: bool,
+    /// Where on that disk this one begins, in bytes: several may lie on one, one after another.
+    #[prost(uint64, tag = "4")]
+    pub offset: u64,
+    /// Its size in bytes, in whole sectors of 512; 0 if it is all of that disk.
+    #[prost(uint64, tag = "5")]
+    pub length: u64,
 }
 
 /// One mount of the root file system. The last of them is the container's root; the others are only there

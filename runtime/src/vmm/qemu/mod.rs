@@ -26,6 +26,7 @@ use qmp::Qmp;
 
 pub mod command_line;
 mod disks;
+mod joined;
 pub mod parent;
 mod qmp;
 mod saved;
