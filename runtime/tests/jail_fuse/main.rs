@@ -10,6 +10,8 @@
 )]
 
 mod guest;
+#[path = "../support/skip.rs"]
+mod skip;
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -20,6 +22,7 @@ use bulkhead_runtime::fs_server::{self, FsServer, FsServerSpec};
 use bulkhead_runtime::process::{Exit, Placement};
 use guest::{Guest, Outcome, ROOT, Reply, header, opcode, words};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use skip::skip;
 use tempfile::TempDir;
 
 /// `struct fuse_entry_out` begins with the node; its attributes come after 40 bytes.
@@ -50,8 +53,7 @@ struct Seen {
 impl Host {
     async fn new() -> Option<Self> {
         if !nix::unistd::geteuid().is_root() {
-            eprintln!("skipped: needs root");
-            return None;
+            return skip("needs root");
         }
         let directory = tempfile::tempdir().unwrap();
         let (share, sentinel) = (directory.path().join("share"), directory.path().join("sentinel"));

@@ -14,7 +14,7 @@ use crate::rig::{Rig, read, within};
 const IMAGE_BYTES: u64 = 16 << 20;
 
 /// An order of containerd.
-fn order(fstype: &str, source: impl AsRef<Path>, options: &[&str]) -> RootfsMount {
+pub fn order(fstype: &str, source: impl AsRef<Path>, options: &[&str]) -> RootfsMount {
     RootfsMount {
         fstype: fstype.into(),
         source: source.as_ref().to_str().unwrap().into(),
@@ -24,11 +24,11 @@ fn order(fstype: &str, source: impl AsRef<Path>, options: &[&str]) -> RootfsMoun
 }
 
 /// Makes what is plugged in.
-struct Images<'a>(&'a Rig);
+pub struct Images<'a>(pub &'a Rig);
 
 impl Images<'_> {
     /// A directory with busybox and mount points in it.
-    fn tree(&self) -> PathBuf {
+    pub fn tree(&self) -> PathBuf {
         let request = self.0.container("tree", "true", |_| {});
         request.bundle.join("rootfs")
     }
@@ -38,7 +38,7 @@ impl Images<'_> {
     }
 
     /// An ext4 image of a directory.
-    fn ext4(&self, name: &str, tree: Option<&Path>) -> PathBuf {
+    pub fn ext4(&self, name: &str, tree: Option<&Path>) -> PathBuf {
         let path = self.path(name);
         fs::File::create(&path).unwrap().set_len(IMAGE_BYTES).unwrap();
         let mut mkfs = Command::new("mkfs.ext4");
@@ -67,10 +67,7 @@ impl Images<'_> {
                 );
                 Some(path)
             }
-            Err(error) => {
-                eprintln!("skipped: mkfs.erofs: {error}");
-                None
-            }
+            Err(error) => crate::rig::skip(&format!("mkfs.erofs: {error}")),
         }
     }
 
@@ -84,7 +81,7 @@ impl Images<'_> {
 }
 
 /// A container with a root file system of its own.
-fn on_disks(rig: &Rig, id: &str, command: &str, rootfs: Vec<RootfsMount>) -> ContainerRequest {
+pub fn on_disks(rig: &Rig, id: &str, command: &str, rootfs: Vec<RootfsMount>) -> ContainerRequest {
     ContainerRequest {
         rootfs,
         ..rig.container(id, command, |_| {})
@@ -108,7 +105,7 @@ fn layered(writable: &Path, layers: &[PathBuf]) -> Vec<RootfsMount> {
 }
 
 /// What debugfs reads from an image that nobody has mounted.
-fn read_back(image: &Path, file: &str) -> String {
+pub fn read_back(image: &Path, file: &str) -> String {
     let output = Command::new("debugfs")
         .args(["-R", &format!("cat {file}")])
         .arg(image)
@@ -361,45 +358,4 @@ async fn a_layer_brings_no_partitions() {
     assert_eq!((status, output.as_str()), (ExitStatus::Code(0), "top\n"));
     running.end().await;
     rig.assert_clean();
-}
-
-/// Not a check: prints how long a container takes to walk and read 2000 files of its root, cold and then again.
-/// `cargo test --release -p bulkhead-runtime --test sandbox -- --ignored --nocapture measure_metadata`
-#[tokio::test]
-#[ignore = "a measurement"]
-async fn measure_metadata() {
-    const FILES: usize = 2000;
-    let Some(rig) = Rig::new() else { return };
-    let images = Images(&rig);
-    let tree = images.tree();
-    for number in 0..FILES {
-        let directory = tree.join(format!("data/{}", number / 100));
-        fs::create_dir_all(&directory).unwrap();
-        fs::write(directory.join(number.to_string()), "content").unwrap();
-    }
-    let Some(image) = images.erofs("image", &tree) else {
-        return;
-    };
-    let walk = "busybox find /data -type f | busybox xargs busybox cat | busybox wc -c; busybox cut -d ' ' -f 1 /proc/uptime";
-    let command = format!("busybox cut -d ' ' -f 1 /proc/uptime; {walk}; {walk}");
-    for (what, rootfs) in [
-        ("share", vec![order("bind", &tree, &["rbind"])]),
-        ("erofs disk", vec![order("erofs", &image, &["ro", "loop"])]),
-        ("share", vec![order("bind", &tree, &["rbind"])]),
-        ("erofs disk", vec![order("erofs", &image, &["ro", "loop"])]),
-    ] {
-        // A VM of its own, whose caches are empty.
-        let mut running = rig.launch("s1").await;
-        let (_, output) = running.run(on_disks(&rig, "s1", &command, rootfs)).await;
-        let times: Vec<f64> = output
-            .lines()
-            .filter(|line| line.contains('.'))
-            .map(|line| line.parse().unwrap())
-            .collect();
-        let [begin, cold, warm] = times[..] else {
-            panic!("{output}")
-        };
-        println!("{what}: cold {:.2} s, again {:.2} s", cold - begin, warm - cold);
-        running.end().await;
-    }
 }

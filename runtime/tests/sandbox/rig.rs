@@ -1,5 +1,8 @@
 //! A host directory to run sandboxes in, and what must be left of it: nothing.
 
+#[path = "../support/skip.rs"]
+mod skip;
+
 use std::collections::HashMap;
 use std::fs;
 use std::io::Write;
@@ -16,6 +19,7 @@ use bulkhead_runtime::sandbox::{
     Container, ContainerRequest, ExitStatus, Sandbox, SandboxEvent, SandboxRequest, StdioRequest, Streams,
 };
 use serde_json::{Value, json};
+pub use skip::skip;
 use tempfile::TempDir;
 use tokio::sync::mpsc::UnboundedReceiver;
 
@@ -52,10 +56,7 @@ impl Rig {
             .map(PathBuf::from)
             .or_else(|| newest_kernel(&cache));
         let (Some(kernel), true) = (kernel, busybox().is_some() && nix::unistd::geteuid().is_root()) else {
-            eprintln!(
-                "skipped: needs root, a guest kernel and busybox (hack/build and hack/tools make them)"
-            );
-            return None;
+            return skip("needs root, a guest kernel and busybox (hack/build and hack/tools make them)");
         };
         let base = tempfile::tempdir().unwrap();
         let agent = fs::read(programs().join("bulkhead-agent")).expect("run `cargo build --workspace` first");

@@ -1,5 +1,7 @@
 //! A place to boot VMs in, and what must be left of it: nothing.
 
+mod skip;
+
 use std::fs::{self, File};
 use std::io::Write;
 use std::os::fd::OwnedFd;
@@ -12,6 +14,7 @@ use bulkhead_runtime::vmm::qemu::Qemu;
 use bulkhead_runtime::vmm::{Accelerator, Start, VmInstance, VmShape, VmSpec, Vmm};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use rustix::fs::FlockOperation;
+pub use skip::skip;
 use tempfile::TempDir;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
@@ -49,8 +52,7 @@ impl Rig {
     /// `None`, with a word about it, where a VM cannot be booted.
     pub fn new() -> Option<Self> {
         let Some(kernel) = kernel().filter(|_| nix::unistd::geteuid().is_root()) else {
-            eprintln!("skipped: needs root and a guest kernel");
-            return None;
+            return skip("needs root and a guest kernel");
         };
         if let Some(directory) = std::env::var_os(RIG).map(PathBuf::from) {
             let lock = File::open(directory.join("lock")).unwrap();
