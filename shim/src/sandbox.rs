@@ -1,5 +1,6 @@
 //! The sandbox this server is for: launched as soon as enough is known of it, once.
 
+use std::convert::Infallible;
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -7,7 +8,7 @@ use bulkhead_oci::runtime::Spec;
 use bulkhead_oci::sizing::{self, Size};
 use bulkhead_oci::{ContainerPlan, GuestPaths};
 use bulkhead_runtime::sandbox::{ErrorKind, Sandbox, SandboxError, SandboxEvent, SandboxRequest};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
 use crate::error::TaskError;
@@ -35,6 +36,8 @@ struct State {
 #[derive(Debug)]
 struct Launch {
     outcome: watch::Receiver<Option<Result<Sandbox, (ErrorKind, String)>>>,
+    /// Dropped to have the launch given up.
+    wanted: oneshot::Sender<Infallible>,
     task: JoinHandle<()>,
 }
 
@@ -123,17 +126,18 @@ impl Launcher {
         }
     }
 
-    /// Ends everything: gives the sandbox to shut down, if there is one. A launch under way is broken off,
-    /// which leaves nothing behind.
+    /// Ends everything: gives the sandbox to shut down, if there is one. A launch under way is given up, and
+    /// nothing of it is left when this returns.
     pub async fn close(&self) -> Option<Sandbox> {
         let launch = {
             let mut state = self.lock();
             state.closed = true;
             state.launch.take()
         }?;
-        launch.task.abort();
-        // Aborted or ended: either way its guards have run when this returns.
-        drop(launch.task.await);
+        drop(launch.wanted);
+        if let Err(error) = launch.task.await {
+            tracing::error!(%error, "the launch ended without an outcome");
+        }
         let outcome = launch.outcome.borrow();
         outcome
             .as_ref()
@@ -177,12 +181,15 @@ impl Launcher {
 impl Launch {
     fn start(request: SandboxRequest, events: mpsc::UnboundedSender<SandboxEvent>) -> Self {
         let (sender, outcome) = watch::channel(None);
+        let (wanted, unwanted) = oneshot::channel::<Infallible>();
         let task = tokio::spawn(async move {
-            match Sandbox::launch(request).await {
+            // Nothing is ever sent.
+            let stop = async { drop(unwanted.await) };
+            match Sandbox::launch_unless(stop, request).await {
                 Ok((sandbox, mut from_sandbox)) => {
                     tracing::info!(timings = ?sandbox.timings(), "sandbox is up");
                     sender.send_replace(Some(Ok(sandbox)));
-                    // Another task's: this one may be aborted.
+                    // Another task's: this one ends with the launch.
                     tokio::spawn(async move {
                         while let Some(event) = from_sandbox.recv().await {
                             if events.send(event).is_err() {
@@ -197,6 +204,10 @@ impl Launch {
                 }
             }
         });
-        Self { outcome, task }
+        Self {
+            outcome,
+            wanted,
+            task,
+        }
     }
 }

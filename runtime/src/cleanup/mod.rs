@@ -118,6 +118,10 @@ fn sandbox_of(directory: &Path, sandbox: &str, id: &str, until: Instant, failure
 
     let identities = state.vmm.iter().chain(&state.fs_server).filter(|_| this_boot);
     failures.note(processes::end(directory, identities, until));
+    // A shim that was on its way when we looked may have made more since. Now nobody does.
+    if let Ok(Some(latest)) = SandboxState::read(directory) {
+        state = latest;
+    }
     let last = id == sandbox || state.containers.keys().all(|known| known == id);
     let gone = state.containers.iter().filter(|(known, _)| last || *known == id);
     let mut remaining = state.clone();
@@ -198,7 +202,7 @@ fn container_of(
     for point in container.mounts.iter().rev() {
         // A state file cannot make us unmount anything else.
         if point.starts_with(directory) || *point == rootfs {
-            failures.note(mount::detach(point).map_err(Into::into));
+            failures.note(mount::detach_all(point).map_err(Into::into));
         }
     }
     failures.note(unmount_below(&directory.join(crate::share::SHARED).join(id)));

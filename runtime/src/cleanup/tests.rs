@@ -137,6 +137,37 @@ fn without_a_state_file_the_lock_tells_whom_to_kill() {
     });
 }
 
+/// The shim of a Create that is given up early is still preparing the sandbox when `delete` comes.
+#[test]
+fn what_a_dying_shim_still_made_goes_too() {
+    in_private_mounts(|| {
+        let mut left = Leftover::new();
+        let lock = open_lock_of(&left);
+        let mut vmm = holder(&lock);
+        left.state.vmm = vec![identity(&vmm)];
+        let late = left.state.containers.remove("c2").unwrap();
+        left.write();
+
+        let rootfs = left.bundle("c2").join("rootfs");
+        std::thread::scope(|scope| {
+            let clean = scope.spawn(|| left.clean("s1"));
+            // Once this is dead, the state file has been read; the lock is still held.
+            vmm.wait().unwrap();
+            tmpfs(&rootfs);
+            let mut state = left.state.clone();
+            let mounts = vec![rootfs.clone()];
+            state
+                .containers
+                .insert("c2".into(), ContainerState { mounts, ..late });
+            state.write(&left.directory()).unwrap();
+            drop(lock);
+            clean.join().unwrap().unwrap();
+        });
+        assert_eq!(mounts_below(left.base.path()).unwrap(), Vec::<PathBuf>::new());
+        assert!(!left.directory().exists());
+    });
+}
+
 #[test]
 fn a_member_of_a_living_sandbox_takes_only_itself_away() {
     in_private_mounts(|| {

@@ -40,9 +40,15 @@ struct Up {
     timings: Timings,
 }
 
-/// Launches. Dropping the future ends what has been started.
-pub(super) async fn launch(request: &SandboxRequest, vmm: &dyn Vmm) -> Result<Launched, SandboxError> {
+/// Launches, unless `stop` is ready first. With an error everything has been ended and given back when this returns;
+/// dropping the future has it done in the background, which a process that exits does not wait for.
+pub(super) async fn launch(
+    request: &SandboxRequest,
+    vmm: &dyn Vmm,
+    stop: impl Future<Output = ()>,
+) -> Result<Launched, SandboxError> {
     let begun = Instant::now();
+    // Takes milliseconds, and is not stopped half-way.
     let (accelerator, prepared) = tokio::join!(kvm::choose(&request.config), prepare(request));
     let (host, tap) = prepared?;
     let owner = Owner::new(host);
@@ -57,7 +63,12 @@ pub(super) async fn launch(request: &SandboxRequest, vmm: &dyn Vmm) -> Result<La
         };
         plan.rise(owner.machine(), &tap).await
     };
-    match rise.await {
+    let risen = tokio::select! {
+        biased;
+        () = stop => Err(SandboxError::new(ErrorKind::Unavailable, "the launch was given up")),
+        risen = rise => risen,
+    };
+    match risen {
         Ok(Up {
             agent,
             events,

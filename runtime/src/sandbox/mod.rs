@@ -28,6 +28,7 @@ mod start;
 mod timings;
 mod turn;
 
+use std::future::pending;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -75,26 +76,38 @@ struct Inner {
 
 impl Sandbox {
     /// Boots the VM and makes it this sandbox: when this returns, the agent has said HELLO and taken
-    /// its configuration. Dropping the future leaves nothing behind.
+    /// its configuration. Dropping the future leaves nothing behind, if the runtime goes on for some seconds.
     ///
     /// # Errors
     /// What failed, and for a VM that died while booting, its last words.
     pub async fn launch(
         request: SandboxRequest,
     ) -> Result<(Self, mpsc::UnboundedReceiver<SandboxEvent>), SandboxError> {
-        let qemu = Qemu::new(&request.config);
-        Self::launch_on(&qemu, request).await
+        Self::launch_unless(pending(), request).await
     }
 
-    /// [`Sandbox::launch`] on a monitor of the caller's choice.
+    /// [`Sandbox::launch`], given up as soon as `stop` is ready: then nothing is left when this returns.
+    ///
+    /// # Errors
+    /// As there; of kind `Unavailable` if it was given up.
+    pub async fn launch_unless(
+        stop: impl Future<Output = ()>,
+        request: SandboxRequest,
+    ) -> Result<(Self, mpsc::UnboundedReceiver<SandboxEvent>), SandboxError> {
+        let qemu = Qemu::new(&request.config);
+        Self::launch_on(&qemu, stop, request).await
+    }
+
+    /// [`Sandbox::launch_unless`] on a monitor of the caller's choice.
     ///
     /// # Errors
     /// As there.
     pub async fn launch_on(
         vmm: &dyn Vmm,
+        stop: impl Future<Output = ()>,
         request: SandboxRequest,
     ) -> Result<(Self, mpsc::UnboundedReceiver<SandboxEvent>), SandboxError> {
-        let launched = launch::launch(&request, vmm).await?;
+        let launched = launch::launch(&request, vmm, stop).await?;
         let (events, receiver) = mpsc::unbounded_channel();
         let registry = Arc::new(Registry::default());
         let pump = Pump {

@@ -94,6 +94,19 @@ async fn a_launch_that_is_given_up_leaves_nothing() {
 }
 
 #[tokio::test]
+async fn a_launch_that_is_stopped_has_left_nothing_when_it_returns() {
+    let Some(rig) = Rig::new() else { return };
+    for after in [0, 30, 300] {
+        let stop = tokio::time::sleep(Duration::from_millis(after));
+        let launch = Sandbox::launch_unless(stop, rig.request("s1"));
+        let error = within(launch).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
+        assert!(!rig.config.state_dir.join("test").exists());
+        rig.assert_clean();
+    }
+}
+
+#[tokio::test]
 async fn a_shutdown_undoes_the_creates_under_way_and_lets_none_begin() {
     let Some(rig) = Rig::new() else { return };
     for pause in ["0", "0.5"] {
