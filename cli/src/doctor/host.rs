@@ -7,7 +7,7 @@ use std::path::Path;
 use bulkhead_runtime::config::Config;
 use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, TMPFS_MAGIC, statfs};
 
-use super::Check;
+use super::{Check, kernel_options};
 use crate::ps;
 
 /// mount_setattr(2), with which the host makes binds read-only, is of Linux 5.12.
@@ -20,9 +20,11 @@ const CLOCK_SOURCE: &str = "/sys/devices/system/clocksource/clocksource0/current
 const FAST_CLOCKS: &[&str] = &["tsc", "kvm-clock", "hyperv_clocksource_tsc_page"];
 
 pub(super) fn checks(config: &Config) -> Vec<Check> {
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
     vec![
         root(),
-        kernel(&fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default()),
+        kernel(&release),
+        kernel_options::check(&release),
         tun(Path::new("/dev/net/tun")),
         clock(&fs::read_to_string(CLOCK_SOURCE).unwrap_or_default()),
         cgroups(Path::new("/sys/fs/cgroup")),

@@ -5,9 +5,13 @@
 
 mod accelerator;
 mod capacity;
+mod checksums;
 mod containerd;
 mod host;
+mod huge_pages;
 mod isolation;
+mod kernel_options;
+mod links;
 mod programs;
 
 use std::io::{self, Write};
@@ -30,6 +34,8 @@ pub struct Check {
     /// What to do about it, unless all is well.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub remedy: Option<String>,
+    /// Page and heading of the documentation that says more.
+    pub docs: &'static str,
 }
 
 /// How bad a finding is.
@@ -61,6 +67,7 @@ pub fn examine(config_path: &Path) -> Report {
     checks.extend(host::checks(&config));
     checks.extend(capacity::checks(&config));
     checks.extend(isolation::checks());
+    checks.push(huge_pages::check());
     checks.extend(containerd::checks());
     Report::new(checks)
 }
@@ -87,31 +94,26 @@ fn configuration(path: &Path) -> (Config, Check) {
 }
 
 impl Check {
-    pub(crate) fn ok(id: &'static str, evidence: impl Into<String>) -> Self {
+    fn new(id: &'static str, status: Status, evidence: String, remedy: Option<String>) -> Self {
         Self {
             id,
-            status: Status::Ok,
-            evidence: evidence.into(),
-            remedy: None,
+            status,
+            evidence,
+            remedy,
+            docs: links::page(id),
         }
+    }
+
+    pub(crate) fn ok(id: &'static str, evidence: impl Into<String>) -> Self {
+        Self::new(id, Status::Ok, evidence.into(), None)
     }
 
     pub(crate) fn warning(id: &'static str, evidence: impl Into<String>, remedy: impl Into<String>) -> Self {
-        Self {
-            id,
-            status: Status::Warning,
-            evidence: evidence.into(),
-            remedy: Some(remedy.into()),
-        }
+        Self::new(id, Status::Warning, evidence.into(), Some(remedy.into()))
     }
 
     pub(crate) fn fatal(id: &'static str, evidence: impl Into<String>, remedy: impl Into<String>) -> Self {
-        Self {
-            id,
-            status: Status::Fatal,
-            evidence: evidence.into(),
-            remedy: Some(remedy.into()),
-        }
+        Self::new(id, Status::Fatal, evidence.into(), Some(remedy.into()))
     }
 }
 
@@ -148,7 +150,7 @@ impl Report {
             };
             writeln!(out, "{mark}  {:<width$}  {}", check.id, check.evidence)?;
             if let Some(remedy) = &check.remedy {
-                writeln!(out, "      {:<width$}  -> {remedy}", "")?;
+                writeln!(out, "      {:<width$}  -> {remedy} ({})", "", check.docs)?;
             }
         }
         Ok(())
@@ -175,14 +177,14 @@ mod tests {
     fn people_read_lines_and_remedies() {
         let report = Report::new(vec![
             Check::ok("kernel", "6.12"),
-            Check::warning("kvm", "none", "enable it"),
+            Check::warning("swap", "some", "swapoff"),
         ]);
         let mut out = Vec::new();
         report.write(&mut out, false).unwrap();
         let text = String::from_utf8(out).unwrap();
         assert_eq!(
             text,
-            "ok    kernel  6.12\nwarn  kvm     none\n              -> enable it\n"
+            "ok    kernel  6.12\nwarn  swap    some\n              -> swapoff (docs/jail.md#limits)\n"
         );
     }
 
@@ -196,6 +198,7 @@ mod tests {
         assert_eq!(json["status"], "ok");
         assert_eq!(json["checks"][0]["evidence"], "6.12");
         assert!(json["checks"][0].get("remedy").is_none());
+        assert_eq!(json["checks"][0]["docs"], "docs/vmm.md#two-kernels");
     }
 
     #[test]

@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 use bulkhead_runtime::config::Config;
 use bulkhead_runtime::vmm::Accelerator;
 
-use super::Check;
+use super::{Check, checksums};
 
 /// Programs that are installed beside this one.
 const HELPERS: &[&str] = &[
@@ -26,19 +26,16 @@ const ELF_MAGIC: &[u8] = b"\x7fELF";
 const CPIO_MAGICS: [&[u8]; 2] = [b"070701", b"070702"];
 
 pub(super) fn checks(config: &Config, accelerator: Accelerator) -> Vec<Check> {
+    let kernel = config.kernel_for(accelerator);
     vec![
-        image(
-            "kernel",
-            &config.kernel_for(accelerator),
-            &[ELF_MAGIC],
-            "an ELF kernel (vmlinux)",
-        ),
+        image("kernel", &kernel, &[ELF_MAGIC], "an ELF kernel (vmlinux)"),
         image(
             "initramfs",
             &config.initramfs,
             &CPIO_MAGICS,
             "an uncompressed cpio archive",
         ),
+        checksums::check(&[&kernel, &config.initramfs]),
         helpers(&config.helpers),
         qemu(&config.qemu),
     ]
