@@ -30,6 +30,12 @@ pub const CASES: &[Case] = &[
     case("execs_leave_no_descriptors", execs_leave_no_descriptors),
     case("long_ids", long_ids),
     case("ps_lists_the_sandbox", ps_lists_the_sandbox).vm_only(),
+    case(
+        "doctor_tells_what_executes_guests",
+        doctor_tells_what_executes_guests,
+    )
+    .vm_only()
+    .core(),
 ];
 
 fn version(_: &Daemon) {
@@ -177,4 +183,27 @@ fn ps_lists_the_sandbox(daemon: &Daemon) {
     bulkhead_tests::deadline::poll("the sandbox to leave the list", ORDINARY, || {
         (!has(&list())).then_some(())
     });
+}
+
+fn doctor_tells_what_executes_guests(daemon: &Daemon) {
+    let task = Container::new(daemon).args(["sleep", "1000"]).start();
+    let vmm = HostProcess::shim_of(daemon, task.id()).descendant("qemu-system");
+    let mut words = vmm.command.split(' ').skip_while(|word| *word != "-accel");
+    let accelerator = words
+        .nth(1)
+        .and_then(|value| value.split(',').next())
+        .expect("an accelerator");
+    let doctor = Settings::get().dist.join("bulkhead");
+    let output = command::run(Command::new(doctor).args(["doctor", "--json"]), b"", ORDINARY);
+    let report: Value = serde_json::from_slice(&output.stdout).expect("a report");
+    let checks = report["checks"].as_array().expect("checks");
+    let check = checks
+        .iter()
+        .find(|check| check["id"] == "accelerator")
+        .expect("the check of the accelerator");
+    let evidence = check["evidence"].as_str().expect("evidence");
+    assert!(evidence.starts_with(accelerator), "{accelerator}: {check}");
+    assert!(accelerator != "kvm" || check["status"] == "ok", "{check}");
+    task.kill(SIGKILL);
+    task.finish().expect_exit(137);
 }
