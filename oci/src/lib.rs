@@ -27,6 +27,7 @@ pub mod spec;
 pub use error::PlanError;
 pub use id::{IdError, validate_id};
 pub use mounts::GUEST_SHM;
+pub use namespaces::joined_processes;
 pub use plan::{
     BindMount, ContainerPlan, GuestPaths, HostHooks, HostPlan, NetworkNamespace, PidNamespace, plan,
 };

@@ -56,7 +56,7 @@ pub(crate) fn translate(
         let reason = "a container needs a mount namespace of its own";
         return Err(unsupported("linux.namespaces[mount]", reason));
     }
-    let pid = pid(asked(list, Pid)?, role)?;
+    let pid = pid(asked(list, Pid)?)?;
     let network = network(asked(list, Network)?, warnings);
     let owns_ipc = shareable(asked(list, Ipc)?, "ipc", role)?;
     let has_names = spec.hostname().is_some() || spec.domainname().is_some();
@@ -140,22 +140,43 @@ fn network(asked: Asked, warnings: &mut Vec<String>) -> NetworkNamespace {
     }
 }
 
-fn pid(asked: Asked, role: Role) -> Result<PidNamespace, PlanError> {
+fn pid(asked: Asked) -> Result<PidNamespace, PlanError> {
     let path = match asked {
         Asked::New => return Ok(PidNamespace::New),
         Asked::Host => return Ok(PidNamespace::Host),
         Asked::Path(path) => path,
     };
-    refuse_strangers("pid", &path, role)?;
-    let process = path.strip_prefix("/proc").ok().and_then(|below| {
-        let mut parts = below.iter().map(|part| part.to_str());
-        let pid = parts.next()??.parse().ok()?;
-        parts.eq([Some("ns"), Some("pid")]).then_some(pid)
+    process_of(&path, "pid")
+        .map(PidNamespace::OfProcess)
+        .ok_or_else(|| {
+            let reason = format!("{path:?} is not /proc/<pid>/ns/pid of a container of the same sandbox");
+            unsupported("linux.namespaces[pid].path", reason)
+        })
+}
+
+/// The process that `/proc/<pid>/ns/<kind>` names.
+fn process_of(path: &Path, kind: &str) -> Option<u32> {
+    let mut parts = path.strip_prefix("/proc").ok()?.iter().map(|part| part.to_str());
+    let pid = parts.next()??.parse().ok()?;
+    parts.eq([Some("ns"), Some(kind)]).then_some(pid)
+}
+
+/// The processes whose network or PID namespace a container is to join. Where one is another container's, as with
+/// `nerdctl run --network container:NAME`, both belong into one VM.
+pub fn joined_processes(spec: &Spec) -> Vec<u32> {
+    let list = spec
+        .linux()
+        .as_ref()
+        .and_then(|linux| linux.namespaces().as_deref());
+    let joined = list.unwrap_or_default().iter().filter_map(|namespace| {
+        let kind = match namespace.typ() {
+            LinuxNamespaceType::Network => "net",
+            LinuxNamespaceType::Pid => "pid",
+            _ => return None,
+        };
+        process_of(namespace.path().as_deref()?, kind)
     });
-    process.map(PidNamespace::OfProcess).ok_or_else(|| {
-        let reason = format!("{path:?} is not /proc/<pid>/ns/pid of a container of the same sandbox");
-        unsupported("linux.namespaces[pid].path", reason)
-    })
+    joined.collect()
 }
 
 /// Whether the guest makes a new namespace of this kind.

@@ -217,6 +217,17 @@ impl SandboxState {
         File::open(directory)?.sync_all()
     }
 
+    /// The sandbox of containerd's namespace `namespace` that has a living container which containerd knows as
+    /// process `pid`. States that cannot be read name nobody.
+    pub fn of_process(state_dir: &Path, namespace: &str, pid: u32) -> Option<Self> {
+        let sandboxes = fs::read_dir(state_dir.join(namespace)).ok()?.flatten();
+        let states = sandboxes.filter_map(|sandbox| Self::read(&sandbox.path()).ok().flatten());
+        states.into_iter().find(|state| {
+            let mut anchors = state.containers.values().filter_map(|container| container.anchor);
+            anchors.any(|anchor| anchor.pid == pid && anchor.is_alive())
+        })
+    }
+
     /// Whether this state's process identities can still name processes.
     pub fn is_of_boot(&self, boot_id: &str) -> bool {
         self.boot_id == boot_id

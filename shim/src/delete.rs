@@ -6,7 +6,6 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use bulkhead_oci::group;
 use bulkhead_runtime::cleanup::{self, CleanupError};
 use bulkhead_runtime::config::{CONFIG_PATH, Config};
 use containerd_shim_protos::api::DeleteResponse;
@@ -15,6 +14,7 @@ use protobuf::{Message, MessageField};
 use thiserror::Error;
 
 use crate::args::Args;
+use crate::bootstrap::sandbox;
 use crate::container::KILLED;
 use crate::convert;
 use crate::options::Options;
@@ -47,7 +47,7 @@ pub fn delete(args: &Args) -> Result<Vec<u8>, DeleteError> {
         None => std::env::current_dir().map_err(DeleteError::Bundle)?,
     };
     let pid = init_pid(&bundle);
-    let sandbox = sandbox(&bundle, &args.id);
+    let sandbox = sandbox::noted(&bundle, &args.id);
     cleanup::container(
         &config(&bundle, &sandbox),
         &args.namespace,
@@ -71,14 +71,6 @@ fn init_pid(bundle: &Path) -> u32 {
         .ok()
         .and_then(|pid| pid.trim().parse().ok())
         .unwrap_or(0)
-}
-
-/// As `start` found it. A bundle that cannot be read has no other sandbox than its own.
-fn sandbox(bundle: &Path, id: &str) -> String {
-    bulkhead_oci::read_spec(&bundle.join("config.json"))
-        .ok()
-        .and_then(|spec| group::group(spec.annotations().as_ref(), id).ok())
-        .map_or_else(|| id.to_owned(), |group| group.sandbox)
 }
 
 /// The configuration that the server had. What cannot be read must not keep anything from being cleaned
@@ -115,19 +107,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_bundle_says_pid_and_sandbox_or_nothing() {
+    fn a_bundle_says_the_pid_or_nothing() {
         let dir = tempfile::tempdir().unwrap();
-        assert_eq!(
-            (init_pid(dir.path()), sandbox(dir.path(), "c")),
-            (0, "c".to_owned())
-        );
+        assert_eq!(init_pid(dir.path()), 0);
         fs::write(dir.path().join("init.pid"), "42\n").unwrap();
-        let spec = r#"{"ociVersion":"1.0.2","annotations":{"io.kubernetes.cri.sandbox-id":"pod"}}"#;
-        fs::write(dir.path().join("config.json"), spec).unwrap();
-        assert_eq!(
-            (init_pid(dir.path()), sandbox(dir.path(), "c")),
-            (42, "pod".to_owned())
-        );
+        assert_eq!(init_pid(dir.path()), 42);
     }
 
     #[test]

@@ -40,6 +40,8 @@ pub enum NetworkError {
     Loopback(#[source] io::Error),
     /// cannot make a tap device: {0}
     Tap(#[source] io::Error),
+    /// the network namespace is another VM's already; containers that are to share it have to name the container whose it is, or its pod
+    Taken,
     /// cannot open a netlink socket: {0}
     Socket(#[source] io::Error),
     /// cannot list the {what} of the network namespace: {source}
@@ -109,7 +111,12 @@ impl Netns {
     /// # Errors
     /// The kernel refuses.
     pub fn make_tap(&self) -> Result<Tap, NetworkError> {
-        self.run(|| Tap::create().map_err(NetworkError::Tap))
+        self.run(|| {
+            Tap::create().map_err(|error| match error.kind() {
+                io::ErrorKind::ResourceBusy => NetworkError::Taken,
+                _ => NetworkError::Tap(error),
+            })
+        })
     }
 }
 

@@ -7,8 +7,8 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket};
 
-/// The kernel puts a number in place of `%d`.
-const NAME: &[u8] = b"bulkhead%d";
+/// The same in every namespace, so that the kernel lets no two VMs into one: each would take the other's packets.
+const NAME: &[u8] = b"bulkhead0";
 
 mod request {
     nix::ioctl_write_int!(set_interface, b'T', 202);

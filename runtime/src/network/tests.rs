@@ -34,15 +34,15 @@ fn a_new_namespace_has_loopback_that_works() {
 }
 
 #[test]
-fn a_tap_lives_as_long_as_its_descriptor() {
+fn a_namespace_takes_one_tap_which_lives_as_long_as_its_descriptor() {
     let netns = Netns::create().unwrap();
-    let first = netns.make_tap().unwrap();
-    let second = netns.make_tap().unwrap();
-    assert_ne!(first.name(), second.name());
-    assert_eq!(interfaces(&netns), [first.name(), second.name(), "lo"]);
-    let left = second.name().to_owned();
-    drop(first);
-    assert_eq!(interfaces(&netns), [left.as_str(), "lo"]);
+    let tap = netns.make_tap().unwrap();
+    assert_eq!(interfaces(&netns), [tap.name(), "lo"]);
+    let another = netns.make_tap().unwrap_err();
+    assert!(matches!(another, NetworkError::Taken), "{another}");
+    drop(tap);
+    assert_eq!(interfaces(&netns), ["lo"]);
+    netns.make_tap().unwrap();
 }
 
 #[test]

@@ -140,6 +140,7 @@ impl From<NetworkError> for SandboxError {
     fn from(error: NetworkError) -> Self {
         let kind = match &error {
             NetworkError::Open { .. } => ErrorKind::InvalidArgument,
+            NetworkError::Taken => ErrorKind::FailedPrecondition,
             _ => ErrorKind::Internal,
         };
         Self::new(kind, chain(&error))

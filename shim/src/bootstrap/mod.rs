@@ -3,6 +3,7 @@
 pub mod daemon;
 pub mod params;
 pub mod reply;
+pub mod sandbox;
 pub mod socket;
 pub mod spawn;
 
@@ -17,7 +18,7 @@ use thiserror::Error;
 use crate::args::Args;
 use crate::handoff::Handoff;
 use crate::messages::BootstrapParams;
-use crate::options::Options;
+use crate::options::{Decoded, Options};
 use params::Params;
 use reply::{Daemon, Reply};
 use socket::Claim;
@@ -73,12 +74,19 @@ pub fn start(args: &Args) -> Result<Vec<u8>, StartError> {
         Params::Legacy(_) => None,
     };
 
-    let sandbox = group::group(annotations(&bundle).as_ref(), &args.id)?.sandbox;
+    let options = Options::decode(params.options());
+    let sandbox = sandbox::choose(&bundle, &args.namespace, &args.id, &options.options)?;
+    // Before there is anything for `delete` to clean.
+    sandbox::note(&bundle, &sandbox).map_err(failed("write the bundle's sandbox file"))?;
+    options
+        .options
+        .store(&bundle)
+        .map_err(failed("write the bundle's options.json"))?;
     let dir = socket_dir(bootstrap);
     let socket = socket::path(&dir, grpc_address(args, bootstrap), &args.namespace, &sandbox)?;
     let address = socket::address(&socket);
     if let Claim::Ours(listener) = socket::claim(&socket)? {
-        let served = serve(args, &params, bootstrap, &listener, &bundle, &sandbox, &socket);
+        let served = serve(args, options, bootstrap, &listener, &bundle, &sandbox, &socket);
         if let Err(error) = served {
             // The listener is ours alone: its server is dead. Whoever joined it meanwhile is refused.
             drop(fs::remove_file(&socket));
@@ -112,14 +120,13 @@ pub fn print(reply: &[u8]) -> io::Result<()> {
 
 fn serve(
     args: &Args,
-    params: &Params,
+    decoded: Decoded,
     bootstrap: Option<&BootstrapParams>,
     listener: &std::os::unix::net::UnixListener,
     bundle: &Path,
     sandbox: &str,
     socket: &Path,
 ) -> Result<(), StartError> {
-    let decoded = Options::decode(params.options());
     let mut warnings = decoded.warnings;
     warnings.extend(
         args.unknown
@@ -138,11 +145,6 @@ fn serve(
         spawn::join_cgroup(cgroup).map_err(failed("join shim_cgroup"))?;
     }
 
-    // Before there is anything for `delete` to clean.
-    decoded
-        .options
-        .store(bundle)
-        .map_err(failed("write the bundle's options.json"))?;
     let debug = args.debug || bootstrap.is_some_and(|params| params.log_level <= LOG_LEVEL_DEBUG);
     let handoff = Handoff {
         bundle: bundle.to_owned(),
@@ -155,15 +157,6 @@ fn serve(
     };
     let pid = spawn::server(args, listener, handoff)?;
     fs::write(bundle.join("shim.pid"), pid.to_string()).map_err(failed("write the bundle's shim.pid"))
-}
-
-/// The annotations that name the sandbox. A bundle without a readable spec is its own sandbox: Create
-/// refuses it, and `sandboxer = "shim"` has none.
-fn annotations(bundle: &Path) -> Option<std::collections::HashMap<String, String>> {
-    bulkhead_oci::read_spec(&bundle.join("config.json"))
-        .ok()?
-        .annotations()
-        .clone()
 }
 
 fn socket_dir(bootstrap: Option<&BootstrapParams>) -> PathBuf {

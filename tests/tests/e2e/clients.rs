@@ -14,6 +14,7 @@ pub const CASES: &[Case] = &[
     case("nerdctl_run", nerdctl_run).since(2, 0),
     case("nerdctl_container_of_its_own", nerdctl_container).since(2, 0),
     case("nerdctl_limits_and_volumes", nerdctl_limits_and_volumes).since(2, 0),
+    case("nerdctl_joins_a_container", nerdctl_joins).since(2, 0),
     case("nerdctl_terminal", nerdctl_terminal).since(2, 0),
     case("nerdctl_network", nerdctl_network).since(2, 0),
     case("crictl_pod_of_two", crictl_pod_of_two).since(2, 0),
@@ -104,6 +105,44 @@ fn nerdctl_container(daemon: &Daemon) {
         (nerdctl(daemon, &["logs", "box"]).text() == "hello\nbye\n").then_some(())
     });
     nerdctl(daemon, &["rm", "box"]);
+}
+
+/// Containers share network and processes with one that is there, and outlive it.
+fn nerdctl_joins(daemon: &Daemon) {
+    let start = |name: &str, options: &[&str], command: &str| {
+        let options = [
+            &["-d", "--name", name],
+            options,
+            &[daemon.image(), "sh", "-c", command],
+        ]
+        .concat();
+        let id = command::succeed(&mut nerdctl_run_command(daemon, &options), LONG).text();
+        daemon.note_id(id.trim());
+    };
+    start("web", &["--net", "none"], "nc -lk -p 8080 -e echo from web");
+    start("guest", &["--net", "container:web"], "sleep 1000");
+    let ask = ["exec", "guest", "nc", "127.0.0.1", "8080"];
+    deadline::poll("an answer of the neighbour", ORDINARY, || {
+        let asked = command::run(&mut daemon.nerdctl(ask), b"", LONG);
+        (asked.text() == "from web\n").then_some(())
+    });
+    let watch = [
+        "--rm",
+        "--net",
+        "none",
+        "--pid",
+        "container:web",
+        daemon.image(),
+        "ps",
+    ];
+    let seen = command::succeed(&mut nerdctl_run_command(daemon, &watch), LONG).text();
+    assert!(seen.contains("nc -lk -p 8080"), "{seen}");
+    nerdctl(daemon, &["rm", "-f", "web"]);
+    assert_eq!(
+        nerdctl(daemon, &["exec", "guest", "echo", "alive"]).text(),
+        "alive\n"
+    );
+    nerdctl(daemon, &["rm", "-f", "guest"]);
 }
 
 fn nerdctl_limits_and_volumes(daemon: &Daemon) {
