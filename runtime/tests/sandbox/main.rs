@@ -4,6 +4,7 @@
 //! without them each test says so and passes.
 #![allow(clippy::unwrap_used, clippy::expect_used)] // What is unwrapped is what is tested.
 
+mod block_devices;
 mod death;
 mod disks;
 mod network;

@@ -11,7 +11,7 @@ use serde_json::json;
 
 use crate::rig::{OUTPUT, Rig, read, within};
 
-fn process(command: &str) -> Process {
+pub fn process(command: &str) -> Process {
     serde_json::from_value(json!({
         "args": ["/bin/sh", "-c", command], "cwd": "/", "env": ["PATH=/bin"], "user": {"uid": 0, "gid": 0},
     }))
