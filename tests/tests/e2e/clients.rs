@@ -119,7 +119,7 @@ fn nerdctl_joins(daemon: &Daemon) {
         let id = command::succeed(&mut nerdctl_run_command(daemon, &options), LONG).text();
         daemon.note_id(id.trim());
     };
-    start("web", &["--net", "none"], "nc -lk -p 8080 -e echo from web");
+    start("web", &["--net", "none"], "nc -ll -p 8080 -e echo from web");
     start("guest", &["--net", "container:web"], "sleep 1000");
     let ask = ["exec", "guest", "nc", "127.0.0.1", "8080"];
     deadline::poll("an answer of the neighbour", ORDINARY, || {
@@ -136,7 +136,7 @@ fn nerdctl_joins(daemon: &Daemon) {
         "ps",
     ];
     let seen = command::succeed(&mut nerdctl_run_command(daemon, &watch), LONG).text();
-    assert!(seen.contains("nc -lk -p 8080"), "{seen}");
+    assert!(seen.contains("nc -ll -p 8080"), "{seen}");
     nerdctl(daemon, &["rm", "-f", "web"]);
     assert_eq!(
         nerdctl(daemon, &["exec", "guest", "echo", "alive"]).text(),
