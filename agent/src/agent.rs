@@ -15,8 +15,10 @@ use crate::container::oom::OomWatch;
 use crate::container::registry::Registry;
 use crate::container::{Container, State, stats};
 use crate::disks::Disks;
+use crate::guest::network;
 use crate::lock;
 use crate::zygote::Zygote;
+use crate::zygote::spare::Spare;
 
 /// How often counters are read and, if they changed, sent.
 const STATS_INTERVAL: Duration = Duration::from_secs(1);
@@ -31,12 +33,16 @@ pub struct Agent {
     link: Mutex<Link>,
     /// Makes processes.
     pub zygote: Zygote,
+    /// The first container's init, if the VM was saved with one.
+    pub spare: Mutex<Option<Spare>>,
     /// Where things are.
     pub layout: Layout,
     /// What runs.
     pub registry: Mutex<Registry>,
     /// Processes killed for want of memory.
     pub oom: OomWatch,
+    /// The NIC as it was called at the boot, if there is one.
+    pub nic: Option<String>,
     /// Root file systems on disks.
     pub disks: Disks,
     /// To the host, in order.
@@ -47,6 +53,14 @@ pub struct Agent {
     configured: AtomicBool,
     /// The VM is to be saved: once the link has ended, it sleeps.
     is_to_sleep: AtomicBool,
+}
+
+/// What needs the event loop but not the host, and is the same in each copy of a VM: no hash table among it, whose
+/// keys would be.
+pub struct Ready {
+    oom: OomWatch,
+    nic: Option<String>,
+    spare: Option<Spare>,
 }
 
 /// Where things are in the guest.
@@ -65,26 +79,45 @@ impl Layout {
     }
 }
 
-impl Agent {
-    /// The agent with nothing running, and the queue that [`Agent::send_events`] empties.
+impl Ready {
+    /// Gets ready; with a spare init, if the VM `is_to_be_saved`. To be called in the event loop's context.
     ///
     /// # Errors
-    /// As `inotify_init1(2)`.
-    pub fn new(link: Link, zygote: Zygote, layout: Layout) -> std::io::Result<(Self, mpsc::Receiver<Body>)> {
+    /// Which step failed, and why.
+    pub fn new(zygote: &Zygote, layout: &Layout, is_to_be_saved: bool) -> Result<Self, String> {
+        let nic = if layout.is_guest {
+            network::nic_name().map_err(|failure| failure.to_string())?
+        } else {
+            None
+        };
+        let spare = is_to_be_saved.then(|| Spare::make(zygote, &layout.cgroups));
+        Ok(Self {
+            oom: OomWatch::new().map_err(|error| format!("watch containers: {error}"))?,
+            nic,
+            spare: spare.transpose().map_err(|failure| failure.to_string())?,
+        })
+    }
+}
+
+impl Agent {
+    /// The agent with nothing running, and the queue that [`Agent::send_events`] empties.
+    pub fn new(link: Link, zygote: Zygote, layout: Layout, ready: Ready) -> (Self, mpsc::Receiver<Body>) {
         let (events, queue) = mpsc::channel(EVENT_QUEUE);
         let agent = Self {
             link: Mutex::new(link),
             zygote,
             layout,
             registry: Mutex::default(),
-            oom: OomWatch::new()?,
+            oom: ready.oom,
+            nic: ready.nic,
+            spare: Mutex::new(ready.spare),
             disks: Disks::default(),
             events,
             reaped: Notify::new(),
             configured: AtomicBool::new(false),
             is_to_sleep: AtomicBool::new(false),
         };
-        Ok((agent, queue))
+        (agent, queue)
     }
 
     /// The connection to the host.

@@ -20,7 +20,6 @@ mod zygote;
 
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
-use std::process::ExitCode;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -28,10 +27,12 @@ use bulkhead_agent_protocol::generation::{GENERATION, Role};
 use bulkhead_agent_protocol::link::Link;
 use bulkhead_agent_protocol::message::Hello;
 use nix::time::{ClockId, clock_gettime};
+use tokio::runtime::Runtime;
+use tokio::signal::unix::Signal;
 
-use agent::{Agent, Layout};
+use agent::{Agent, Layout, Ready};
 use guest::port::{Port, wait_for_host};
-use guest::sleep::{ASLEEP_ARGUMENT, WOKEN_ARGUMENT};
+use guest::sleep::ASLEEP_ARGUMENT;
 use zygote::Zygote;
 
 /// How long the host may take to come to the port after the boot: it is there before the VM, unless the
@@ -42,43 +43,44 @@ const FIRST_PATIENCE: Duration = Duration::from_secs(10);
 /// purpose.
 const PATIENCE: Duration = Duration::from_millis(500);
 
+/// Exit code of an agent that cannot go on.
+const FAILURE: i32 = 1;
+
 /// How this process was started.
 struct Start {
     zygote: Zygote,
     port: OwnedFd,
     layout: Layout,
     started_ns: u64,
+    /// Nobody's VM yet: to be saved, and restored any number of times.
+    sleeps: bool,
 }
 
-fn main() -> ExitCode {
+fn main() {
     let started_ns = boot_time_ns();
     let reason = match start(started_ns) {
         Ok(start) => run(start),
         Err(reason) => reason,
     };
     eprintln!("bulkhead-agent: {reason}");
-    ExitCode::FAILURE
+    sys::fork::end(FAILURE)
 }
 
 fn start(started_ns: u64) -> Result<Start, String> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     if std::process::id() == 1 {
-        let (zygote, port) = match words[..] {
+        let (zygote, port, sleeps) = match words[..] {
             [ASLEEP_ARGUMENT, fd] => {
-                let Err(error) = guest::sleep::sleep(&adopt(fd)?);
-                eprintln!("bulkhead-agent: asleep: {error}");
-                guest::shutdown::reset();
-            }
-            [WOKEN_ARGUMENT, fd] => {
                 // Marked close-on-exec before there is a zygote.
                 let port = adopt(fd)?;
-                (start_zygote()?, port)
+                guest::sleep::prepare(&port).map_err(|error| format!("fall asleep: {error}"))?;
+                (start_zygote()?, port, true)
             }
             // What the kernel passes on of its command line is not for us.
             _ => {
                 let booted = guest::boot::boot().map_err(|error| error.to_string())?;
-                (booted.zygote, booted.port)
+                (booted.zygote, booted.port, false)
             }
         };
         let layout = Layout {
@@ -90,6 +92,7 @@ fn start(started_ns: u64) -> Result<Start, String> {
             port,
             layout,
             started_ns,
+            sleeps,
         });
     }
     let ["--socket", fd] = words[..] else {
@@ -108,6 +111,7 @@ fn start(started_ns: u64) -> Result<Start, String> {
         port,
         layout,
         started_ns,
+        sleeps: false,
     })
 }
 
@@ -123,18 +127,44 @@ fn start_zygote() -> Result<Zygote, String> {
 
 /// Serves until the agent cannot go on, and says why.
 fn run(start: Start) -> String {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    match runtime {
-        Ok(runtime) => runtime.block_on(serve(start)),
-        Err(error) => format!("start the event loop: {error}"),
+    let runtime = if start.sleeps {
+        // It draws the keys of its thread's hash tables, which every copy of this VM would have.
+        let thread = std::thread::spawn(event_loop);
+        thread
+            .join()
+            .unwrap_or_else(|_| Err(std::io::Error::other("it panicked")))
+    } else {
+        event_loop()
+    };
+    let runtime = match runtime {
+        Ok(runtime) => runtime,
+        Err(error) => return format!("start the event loop: {error}"),
+    };
+    let prepared = {
+        let _inside = runtime.enter();
+        reaper::listen()
+            .map_err(|error| format!("listen for ends of children: {error}"))
+            .and_then(|signals| Ok((signals, Ready::new(&start.zygote, &start.layout, start.sleeps)?)))
+    };
+    let (signals, ready) = match prepared {
+        Ok(prepared) => prepared,
+        Err(reason) => return reason,
+    };
+    // Not from inside the loop, which begins by drawing keys.
+    if start.sleeps
+        && let Err(error) = guest::sleep::sleep(&start.port)
+    {
+        eprintln!("bulkhead-agent: asleep: {error}");
+        guest::shutdown::reset();
     }
+    runtime.block_on(serve(start, signals, ready))
 }
 
-async fn serve(start: Start) -> String {
-    let signals = match reaper::listen() {
-        Ok(signals) => signals,
-        Err(error) => return format!("listen for ends of children: {error}"),
-    };
+fn event_loop() -> std::io::Result<Runtime> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build()
+}
+
+async fn serve(start: Start, signals: Signal, ready: Ready) -> String {
     if !wait_for_host(&start.port, FIRST_PATIENCE).await {
         return "the host has not come to the port".to_owned();
     }
@@ -144,10 +174,8 @@ async fn serve(start: Start) -> String {
     };
     let connect = |port: &Port| Link::start(Role::Guest, port.clone(), port.clone(), hello(start.started_ns));
     let (mut link, mut incoming) = connect(&port);
-    let (agent, events) = match Agent::new(link.clone(), start.zygote, start.layout) {
-        Ok((agent, events)) => (Arc::new(agent), events),
-        Err(error) => return format!("watch containers: {error}"),
-    };
+    let (agent, events) = Agent::new(link.clone(), start.zygote, start.layout, ready);
+    let agent = Arc::new(agent);
     let serving = async {
         loop {
             requests::serve(&agent, &link, &mut incoming).await;

@@ -18,6 +18,7 @@ use crate::stdio::Streams;
 use crate::sys;
 use crate::zygote::job::{CreateJob, Work};
 use crate::zygote::namespaces::set_sysctl;
+use crate::zygote::spare::Spare;
 use crate::zygote::{Spawned, gate};
 
 /// Creates a container. The caller must send its reply before it drops what is returned.
@@ -64,7 +65,16 @@ async fn build(
     let seccomp = prepared.seccomp().map(serde_json::to_vec).transpose();
     let seccomp = seccomp.map_err(|error| Failure::invalid(format!("linux.seccomp: {error}")))?;
 
-    let cgroup = Cgroup::create(&agent.layout.cgroups, agent.layout.cgroup_of(id))?;
+    let joins = request.pid_namespace_of.is_some() || root.is_some();
+    let spare = if !joins && Spare::fits(&prepared)? {
+        lock(&agent.spare).take()
+    } else {
+        None
+    };
+    let cgroup = match &spare {
+        Some(spare) => spare.cgroup.clone(),
+        None => Cgroup::create(&agent.layout.cgroups, agent.layout.cgroup_of(id))?,
+    };
     *made = Some(cgroup.clone());
     cgroup.apply(&settings)?;
     if let devices::Filter::Own(program) = filter {
@@ -82,9 +92,13 @@ async fn build(
         terminal: stdio.terminal,
         root,
         joins_pids: pids.is_some(),
+        hostname: match &spare {
+            Some(_) => hostname()?,
+            None => String::new(),
+        },
     };
     let uid = prepared.process()?.user().uid();
-    let (gate, spawned, process) = spawn(agent, &stdio, uid, &cgroup, pids, job).await?;
+    let (gate, spawned, process) = spawn(agent, &stdio, uid, &cgroup, pids, spare, job).await?;
     let container = Container {
         state: State::Created,
         init: process,
@@ -116,24 +130,38 @@ fn member_of(agent: &Agent, id: &str) -> Result<OwnedFd, Failure> {
         .map_err(|errno| Failure::os(FailureKind::Other, format!("open the init of {id}"), &errno))
 }
 
-/// Has the zygote make init, and connects its streams.
+/// The guest's name.
+fn hostname() -> Result<String, Failure> {
+    let name = nix::unistd::gethostname()
+        .map_err(|errno| Failure::os(FailureKind::Other, "read the host name", &errno))?;
+    Ok(name.to_string_lossy().into_owned())
+}
+
+/// Has the zygote make init, or the spare one become it, and connects its streams.
 async fn spawn(
     agent: &Arc<Agent>,
     stdio: &Stdio,
     uid: u32,
     cgroup: &Cgroup,
     pids: Option<OwnedFd>,
+    spare: Option<Spare>,
     job: CreateJob,
 ) -> Result<(OwnedFd, Spawned, Process), Failure> {
     let (streams, ends) = Streams::open(&agent.link(), stdio, uid)?;
-    let (gate, inits) =
-        gate::new().map_err(|errno| Failure::os(FailureKind::Other, "make the start gate", &errno))?;
-    let directory = cgroup.open()?;
-    let mut fds = vec![directory.as_fd(), inits.as_fd()];
-    fds.extend(pids.iter().map(AsFd::as_fd));
-    fds.extend(ends.iter().map(AsFd::as_fd));
-    let spawned = agent.zygote.run(Work::Create(job), &fds).await?;
-    drop((directory, inits, ends));
+    let ends_fds = ends.iter().map(AsFd::as_fd);
+    let (gate, spawned) = if let Some(spare) = spare {
+        let fds: Vec<_> = ends_fds.collect();
+        spare.become_init(job, &fds).await?
+    } else {
+        let (gate, inits) =
+            gate::new().map_err(|errno| Failure::os(FailureKind::Other, "make the start gate", &errno))?;
+        let directory = cgroup.open()?;
+        let mut fds = vec![directory.as_fd(), inits.as_fd()];
+        fds.extend(pids.iter().map(AsFd::as_fd));
+        fds.extend(ends_fds);
+        (gate, agent.zygote.run(Work::Create(job), &fds).await?)
+    };
+    drop(ends);
     let (process, spawned) = Process::connect(agent, streams, spawned)?;
     Ok((gate, spawned, process))
 }

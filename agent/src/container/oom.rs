@@ -1,6 +1,6 @@
 //! Watches containers for processes killed for want of memory.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::Mutex;
 
 use bulkhead_agent_protocol::message::FailureKind;
@@ -17,7 +17,7 @@ use crate::sys::watch::{Owner, watch};
 /// All containers' `memory.events`, in one descriptor.
 pub struct OomWatch {
     inotify: AsyncFd<Owner<Inotify>>,
-    watched: Mutex<HashMap<WatchDescriptor, String>>,
+    watched: Mutex<BTreeMap<WatchDescriptor, String>>,
 }
 
 impl OomWatch {

@@ -47,7 +47,9 @@ pub fn configure(agent: &Agent, request: &ConfigureSandbox) -> Result<(), Failur
     agent.note_configured();
     mix_in(&request.entropy).map_err(|error| Failure::os(FailureKind::Other, "mix in entropy", &error))?;
     set_clock(agent, request.unix_time_ns)?;
-    network::take_own_address()?;
+    if let Some(name) = &agent.nic {
+        network::take_own_address(name)?;
+    }
     nix::unistd::sethostname(&request.hostname)
         .map_err(|errno| Failure::os(FailureKind::Other, "set host name", &errno))
 }

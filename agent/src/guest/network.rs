@@ -71,21 +71,20 @@ enum PlanError {
     Family(String),
 }
 
-/// Gives the NIC, which is down, an address that no other VM's has: all of one template are restored with the
+/// Gives the NIC `name`, which is down, an address that no other VM's has: all of one template are restored with the
 /// same. Where the host has a network for this sandbox, [`configure`] sets the one that belongs to it.
 ///
 /// # Errors
-/// The kernel refuses. A VM without a NIC needs no address.
-pub fn take_own_address() -> Result<(), Failure> {
+/// The kernel refuses.
+pub fn take_own_address(name: &str) -> Result<(), Failure> {
     let stage = "give the NIC an address of its own";
-    let Some(name) = nic_name()? else { return Ok(()) };
     let mut address = [0; 6];
     File::open("/dev/urandom")
         .and_then(|mut random| random.read_exact(&mut address))
         .map_err(|error| failed(stage, &error))?;
     // Assigned by ourselves, to one card.
     address[0] = address[0] & !1 | 2;
-    sys::ioctl::set_hardware_address(&name, address).map_err(|errno| failed(stage, &io::Error::from(errno)))
+    sys::ioctl::set_hardware_address(name, address).map_err(|errno| failed(stage, &io::Error::from(errno)))
 }
 
 /// Configures the NIC.
@@ -310,7 +309,10 @@ fn find_nic() -> Result<u32, Failure> {
 }
 
 /// The interface that has a device, which loopback and its like have not.
-fn nic_name() -> Result<Option<String>, Failure> {
+///
+/// # Errors
+/// `Other`, if /sys is not what it should be.
+pub fn nic_name() -> Result<Option<String>, Failure> {
     let list = fs::read_dir("/sys/class/net").map_err(|error| failed("list interfaces", &error))?;
     let nic = list.flatten().find(|entry| entry.path().join("device").exists());
     Ok(nic.map(|entry| entry.file_name().to_string_lossy().into_owned()))

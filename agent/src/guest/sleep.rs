@@ -1,11 +1,11 @@
 //! A guest that waits to be saved, and is restored any number of times.
 //!
-//! Nothing that is decided by chance in the agent's life may be in every copy: the epoch of its link, the keys
-//! of its hash tables, where its memory lies. So the agent replaces itself by exec twice. Before it sleeps, by
-//! this small loop, whose memory holds nothing of the kind; after it has been woken, by a new agent, which
-//! begins with fresh randomness of the kernel's, and forks its zygote then.
+//! Nothing that is decided by chance in an agent's life may be in every copy. So the agent that booted the guest
+//! replaces itself, by exec, by one that has seen nothing yet. That one gets everything ready which is the same
+//! for all (its zygote, its event loop), and only then sleeps: what runs before need not run in each copy. Once it
+//! has been woken it draws what must differ: the guards of its stacks here, keys of hash tables and epochs of links
+//! when they are first needed.
 
-use std::convert::Infallible;
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -23,10 +23,8 @@ use nix::unistd::Pid;
 
 use crate::sys;
 
-/// First argument of the program that sleeps; the port's descriptor is the second one.
+/// First argument of the agent that is to sleep; the port's descriptor is the second one.
 pub const ASLEEP_ARGUMENT: &str = "--asleep";
-/// First argument of the agent that has been woken; the port's descriptor is the second one.
-pub const WOKEN_ARGUMENT: &str = "--woken";
 
 /// This program, wherever it was: the file system that it was started from is hidden by now.
 const PROGRAM: &str = "/proc/self/exe";
@@ -47,29 +45,34 @@ const MOST_CLEARED: usize = 1 << 30;
 /// What a host says to a sleeper fits in here.
 const READ: usize = 512;
 
-/// Replaces this process, the zygote's parent included, by one that sleeps at the port.
+/// Replaces this process by an agent that sleeps at the port.
 pub fn fall_asleep(port: &impl AsFd) -> io::Error {
     match keep_open(port) {
-        Ok(number) => become_program(ASLEEP_ARGUMENT, &number),
+        Ok(number) => Command::new(PROGRAM).args([ASLEEP_ARGUMENT, &number]).exec(),
         Err(errno) => errno.into(),
     }
 }
 
-/// Sleeps until the host has a VM of its own, makes the guest one, and replaces this process by its agent.
+/// Leaves nothing of the agent that was here before, so that little has to be saved. Before the zygote is forked.
+///
+/// # Errors
+/// As `fcntl(2)`, or /proc is not what it should be.
+pub fn prepare(port: &OwnedFd) -> io::Result<()> {
+    // It has ended with its agent.
+    while matches!(waitpid(None::<Pid>, None), Ok(_) | Err(Errno::EINTR)) {}
+    fcntl(port, FcntlArg::F_SETFL(OFlag::O_RDWR))?;
+    clear_free_memory()
+}
+
+/// Sleeps until the host has a VM of its own, and makes the guest one. Blocks: nothing else is to run.
 ///
 /// # Errors
 /// The guest cannot be made a VM of its own, or its host has gone: then it has no purpose.
-pub fn sleep(port: &OwnedFd) -> io::Result<Infallible> {
-    // The zygote has ended with the agent; a copy that begins with its remains would have to reap them.
-    while matches!(waitpid(None::<Pid>, None), Ok(_) | Err(Errno::EINTR)) {}
-    fcntl(port, FcntlArg::F_SETFL(OFlag::O_RDWR))?;
-    clear_free_memory()?;
+pub fn sleep(port: &OwnedFd) -> io::Result<()> {
     let wake = wait_for_wake(port)?;
     super::mix_in(&wake.entropy)?;
     super::set_wall_clock(wake.unix_time_ns)?;
-    drop(wake);
-    let number = keep_open(port)?;
-    Err(become_program(WOKEN_ARGUMENT, &number))
+    Ok(sys::guards::renew()?)
 }
 
 /// Makes what the boot has left in free memory zeros, which are not saved: a copy loads faster and weighs less.
@@ -138,8 +141,4 @@ fn keep_open(port: &impl AsFd) -> nix::Result<String> {
     let fd = port.as_fd();
     fcntl(fd, FcntlArg::F_SETFD(FdFlag::empty()))?;
     Ok(fd.as_raw_fd().to_string())
-}
-
-fn become_program(argument: &str, port: &str) -> io::Error {
-    Command::new(PROGRAM).args([argument, port]).exec()
 }

@@ -27,8 +27,9 @@ struct CloneArgs {
     cgroup: u64,
 }
 
-/// Ends a forked process. Nothing of its parent's is run or flushed: it has only a copy of that.
-fn end(code: i32) -> ! {
+/// Ends this process and runs or flushes nothing: a forked one has only a copy of that, and what the C library
+/// has noted to be run is lost with [`super::guards::renew`].
+pub fn end(code: i32) -> ! {
     // SAFETY: an integer; it does not return.
     unsafe { libc::_exit(code) }
 }

@@ -4,6 +4,7 @@
 pub mod bpf;
 pub mod capabilities;
 pub mod fork;
+pub mod guards;
 pub mod ioctl;
 pub mod mount;
 pub mod scheduling;

@@ -1,19 +1,22 @@
 //! A container and its init. Init waits at the gate with everything done but the exec.
 
+use std::io::Write;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
 
 use bulkhead_agent_protocol::message::{Failed, FailureKind};
 use nix::errno::Errno;
 use nix::sched::CloneFlags;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
+use nix::unistd::Pid;
 use prost::Message;
 
 use super::console::Terminal;
 use super::entry::{Surroundings, take_on};
 use super::gate::Gate;
-use super::job::{CreateJob, MAX_REPORT};
+use super::job::{CreateJob, MAX_REPORT, Work};
 use super::program::Program;
-use super::worker::{Made, set_oom_score};
+use super::worker::{self, Made, set_oom_score};
 use super::{namespaces, rootfs, scheduling, standard_streams};
 use crate::container::spec::{Prepared, prepare};
 use crate::failure::Failure;
@@ -28,6 +31,9 @@ const NOT_READY: i32 = 1;
 
 /// What init says when it is at its gate; a terminal's master comes along. Anything else is a failure.
 const READY: [u8; 1] = [0];
+
+/// What a worker says of an init that has been made ahead and waits for its job.
+pub const AHEAD: [u8; 1] = [0];
 
 /// The descriptors of the job.
 struct Descriptors {
@@ -49,6 +55,60 @@ pub fn create(job: &CreateJob, fds: Vec<OwnedFd>) -> Result<Made, Failure> {
         pids,
         streams,
     } = Descriptors::sort(fds, job.joins_pids)?;
+    let prepared = prepare_job(job)?;
+    let (process, linux) = (prepared.process()?, prepared.linux()?);
+    set_oom_score(process.oom_score_adj().unwrap_or_default())?;
+    let new = namespaces::join(linux)?;
+    if let Some(member) = pids {
+        nix::sched::setns(member, CloneFlags::CLONE_NEWPID)
+            .map_err(other("join the other container's PID namespace"))?;
+    }
+    be_born(&cgroup, new, (gate, streams), |report, (gate, streams)| {
+        live(&prepared, streams, report, Gate::of(gate))
+    })
+    .and_then(Newborn::until_ready)
+}
+
+/// Makes an init before anybody has asked for its container, in [`namespaces::USUAL`]. It waits for its job on
+/// `channel`, and this process, once it has said there that all is well, for it.
+///
+/// # Errors
+/// The first step that failed, typed.
+pub fn create_ahead(mut channel: &UnixStream, fds: Vec<OwnedFd>) -> Result<Made, Failure> {
+    let other = |error: std::io::Error| Failure::os(FailureKind::Other, "make an init ahead", &error);
+    let Descriptors { cgroup, gate, .. } = Descriptors::sort(fds, false)?;
+    let inits = channel.try_clone().map_err(other)?;
+    let newborn = be_born(
+        &cgroup,
+        namespaces::USUAL,
+        (inits, gate),
+        |report, (channel, gate)| {
+            match hear_job(channel) {
+                Ok(Some((_, prepared, streams))) => live(&prepared, streams, report, Gate::of(gate)),
+                // Nobody wants it any more.
+                Ok(None) => NOT_READY,
+                Err(failure) => refuse(&report, failure),
+            }
+        },
+    )?;
+    channel.write_all(&AHEAD).map_err(other)?;
+    newborn.until_ready()
+}
+
+/// Of an init that was made ahead: what it is to be, and its streams. `None` if there will be no job.
+fn hear_job(channel: UnixStream) -> Result<Option<(CreateJob, Prepared, Vec<OwnedFd>)>, Failure> {
+    let Some((Work::Create(job), streams)) = worker::receive_job(channel)? else {
+        return Ok(None);
+    };
+    // It may have been saved with its VM since.
+    sys::guards::renew()
+        .map_err(|errno| Failure::os(FailureKind::Other, "renew the guards of the stack", &errno))?;
+    let prepared = prepare_job(&job)?;
+    set_oom_score(prepared.process()?.oom_score_adj().unwrap_or_default())?;
+    Ok(Some((job, prepared, streams)))
+}
+
+fn prepare_job(job: &CreateJob) -> Result<Prepared, Failure> {
     let mut prepared = prepare(&job.spec, job.terminal)?;
     if let Some(root) = &job.root {
         prepared
@@ -57,24 +117,35 @@ pub fn create(job: &CreateJob, fds: Vec<OwnedFd>) -> Result<Made, Failure> {
             .get_or_insert_default()
             .set_path(root.into());
     }
-    let (process, linux) = (prepared.process()?, prepared.linux()?);
-    set_oom_score(process.oom_score_adj().unwrap_or_default())?;
-    let new = namespaces::join(linux)?;
-    if let Some(member) = pids {
-        nix::sched::setns(member, CloneFlags::CLONE_NEWPID)
-            .map_err(other("join the other container's PID namespace"))?;
+    if prepared.spec.hostname().is_none() && !job.hostname.is_empty() {
+        prepared.spec.set_hostname(Some(job.hostname.clone()));
     }
+    Ok(prepared)
+}
+
+/// An init that has been forked, and is this process's child.
+struct Newborn {
+    pid: Pid,
+    report: OwnedFd,
+}
+
+/// Forks an init that takes `own`, of which this process keeps nothing.
+fn be_born<T>(
+    cgroup: &OwnedFd,
+    namespaces: CloneFlags,
+    own: T,
+    life: impl FnOnce(OwnedFd, T) -> i32,
+) -> Result<Newborn, Failure> {
     let (ours, theirs) = socketpair(
         AddressFamily::Unix,
         SockType::SeqPacket,
         None,
         SockFlag::SOCK_CLOEXEC,
     )
-    .map_err(other("make init's report socket"))?;
-    // What the child takes; the parent drops its own copy.
-    let mut childs = Some((theirs, gate, streams));
-    let pid = sys::fork::fork_into_cgroup(&cgroup, new, || match childs.take() {
-        Some((report, gate, streams)) => live(&prepared, streams, report, Gate::of(gate)),
+    .map_err(|errno| Failure::os(FailureKind::Other, "make init's report socket", &errno))?;
+    let mut childs = Some((theirs, own));
+    let pid = sys::fork::fork_into_cgroup(cgroup, namespaces, || match childs.take() {
+        Some((report, own)) => life(report, own),
         // Cannot be: this closure runs once, in the child, on its own copy.
         None => NOT_READY,
     })
@@ -85,18 +156,24 @@ pub fn create(job: &CreateJob, fds: Vec<OwnedFd>) -> Result<Made, Failure> {
             &errno,
         )
     })?;
-    drop(childs);
-    match hear(&ours) {
-        Ok(terminal) => Ok(Made {
-            pid: pid.as_raw(),
-            terminal,
-        }),
-        Err(failure) => {
-            // It has nothing left to do but end; its parent must not leave it as a zombie of the agent.
-            // If it is not there any more, that is what is wanted.
-            let _ = sys::kill(pid.as_raw(), libc::SIGKILL);
-            let _ = nix::sys::wait::waitpid(pid, None);
-            Err(failure)
+    Ok(Newborn { pid, report: ours })
+}
+
+impl Newborn {
+    fn until_ready(self) -> Result<Made, Failure> {
+        let Self { pid, report } = self;
+        match hear(&report) {
+            Ok(terminal) => Ok(Made {
+                pid: pid.as_raw(),
+                terminal,
+            }),
+            Err(failure) => {
+                // It has nothing left to do but end; its parent must not leave it as a zombie of the agent.
+                // If it is not there any more, that is what is wanted.
+                let _ = sys::kill(pid.as_raw(), libc::SIGKILL);
+                let _ = nix::sys::wait::waitpid(pid, None);
+                Err(failure)
+            }
         }
     }
 }
@@ -133,14 +210,19 @@ fn hear(report: &OwnedFd) -> Result<Option<OwnedFd>, Failure> {
     }
 }
 
+/// Init ends before it was ready.
+fn refuse(report: &OwnedFd, failure: Failure) -> i32 {
+    // If even this fails, the worker sees an init that ended.
+    let _ = sys::socket::send(report, &Failed::from(failure).encode_to_vec(), &[]);
+    NOT_READY
+}
+
 /// Init's life until its program takes over. Returns its exit code if that does not happen.
 fn live(prepared: &Prepared, streams: Vec<OwnedFd>, report: OwnedFd, mut gate: Gate) -> i32 {
     let (program, terminal) = match become_init(prepared, streams) {
         Ok(ready) => ready,
         Err(failure) => {
-            // If even this fails, the worker sees an init that ended.
-            let _ = sys::socket::send(&report, &Failed::from(failure).encode_to_vec(), &[]);
-            return NOT_READY;
+            return refuse(&report, failure);
         }
     };
     let fds: Vec<_> = terminal.iter().map(AsFd::as_fd).collect();

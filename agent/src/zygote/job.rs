@@ -43,6 +43,9 @@ pub struct CreateJob {
     /// Init is born in another container's PID namespace.
     #[prost(bool, tag = "4")]
     pub joins_pids: bool,
+    /// The host name where the spec has none: init may be older than the guest's own.
+    #[prost(string, tag = "6")]
+    pub hostname: String,
 }
 
 /// Start a process in a container. Descriptors: a pidfd of the container's init, its cgroup's

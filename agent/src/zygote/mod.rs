@@ -32,6 +32,7 @@ mod program;
 mod root;
 mod rootfs;
 mod scheduling;
+pub mod spare;
 mod standard_streams;
 mod worker;
 
@@ -113,32 +114,45 @@ impl Zygote {
     /// # Errors
     /// The worker's own failure, or that it could not be reached.
     pub async fn run(&self, work: Work, fds: &[BorrowedFd<'_>]) -> Result<Spawned, Failure> {
-        let request = Job { work: Some(work) }.encode_to_vec();
+        let channel = self.worker(&worker::JOB, fds)?;
+        ask(channel, work, &[]).await
+    }
+
+    /// Forks a worker that takes `fds`; what is to be said to it, and by it, goes over the channel.
+    fn worker(&self, what: &[u8], fds: &[BorrowedFd<'_>]) -> Result<StdUnixStream, Failure> {
         let (ours, theirs) = StdUnixStream::pair().map_err(|error| lost(&error.to_string()))?;
         let mut all = vec![theirs.as_fd()];
         all.extend_from_slice(fds);
-        sys::socket::send(&self.control, &[0], &all).map_err(|errno| lost(errno.desc()))?;
-        drop(theirs);
-        ours.set_nonblocking(true)
+        sys::socket::send(&self.control, what, &all).map_err(|errno| lost(errno.desc()))?;
+        Ok(ours)
+    }
+}
+
+/// Tells a worker its job, with `fds`, and waits for its report.
+async fn ask(channel: StdUnixStream, work: Work, fds: &[BorrowedFd<'_>]) -> Result<Spawned, Failure> {
+    let request = Job { work: Some(work) }.encode_to_vec();
+    // Its length first, so that the worker knows the end while the channel stays open both ways.
+    let length = u32::try_from(request.len()).map_err(|_| Failure::invalid("job is too large"))?;
+    let length = length.to_le_bytes();
+    let sent = sys::socket::send(&channel, &length, fds).map_err(|errno| lost(errno.desc()))?;
+    channel
+        .set_nonblocking(true)
+        .map_err(|error| lost(&error.to_string()))?;
+    let mut channel = UnixStream::from_std(channel).map_err(|error| lost(&error.to_string()))?;
+    for part in [&length[sent..], &request] {
+        channel
+            .write_all(part)
+            .await
             .map_err(|error| lost(&error.to_string()))?;
-        let mut channel = UnixStream::from_std(ours).map_err(|error| lost(&error.to_string()))?;
-        // Its length first, so that the worker knows the end while the channel stays open both ways.
-        let length = u32::try_from(request.len()).map_err(|_| Failure::invalid("job is too large"))?;
-        for part in [&length.to_le_bytes()[..], &request] {
-            channel
-                .write_all(part)
-                .await
-                .map_err(|error| lost(&error.to_string()))?;
-        }
-        let report = timeout(JOB_DEADLINE, read_report(&channel));
-        match report.await.map_err(|_| lost("it takes too long"))?? {
-            (Outcome::Failed(failed), _) => Err(failed.into()),
-            (Outcome::Started(started), terminal) => Ok(Spawned {
-                pid: i32::try_from(started.pid).map_err(|_| lost("its report is nonsense"))?,
-                terminal,
-                _channel: channel,
-            }),
-        }
+    }
+    let report = timeout(JOB_DEADLINE, read_report(&channel));
+    match report.await.map_err(|_| lost("it takes too long"))?? {
+        (Outcome::Failed(failed), _) => Err(failed.into()),
+        (Outcome::Started(started), terminal) => Ok(Spawned {
+            pid: i32::try_from(started.pid).map_err(|_| lost("its report is nonsense"))?,
+            terminal,
+            _channel: channel,
+        }),
     }
 }
 

@@ -14,6 +14,21 @@ use crate::failure::Failure;
 /// `CLONE_NEWTIME`, which nix does not know.
 const NEW_TIME: CloneFlags = CloneFlags::from_bits_retain(0x80);
 
+/// What nearly every container has of its own, beside a cgroup namespace, which init makes.
+pub const USUAL: CloneFlags = CloneFlags::CLONE_NEWNS
+    .union(CloneFlags::CLONE_NEWPID)
+    .union(CloneFlags::CLONE_NEWIPC)
+    .union(CloneFlags::CLONE_NEWUTS);
+
+/// Whether `linux` asks for just those.
+pub fn are_usual(linux: &Linux) -> bool {
+    let namespaces = || linux.namespaces().iter().flatten();
+    let asked = namespaces().fold(CloneFlags::empty(), |flags, namespace| {
+        flags | CloneFlags::from_bits_retain(clone_flag(namespace.typ()))
+    });
+    asked - CloneFlags::CLONE_NEWCGROUP == USUAL && namespaces().all(|namespace| namespace.path().is_none())
+}
+
 /// Joins what `linux` names by a path, and returns what is to be made with init. Call it in the worker.
 ///
 /// # Errors

@@ -21,6 +21,14 @@ use crate::sys;
 /// Largest job accepted: the protocol's largest control frame, twice: a spec and what is sent along with it.
 const MAX_JOB: u32 = 8 * 1024 * 1024;
 
+/// A job's length comes before it, in so many bytes.
+const LENGTH: usize = size_of::<u32>();
+
+/// What the zygote is told beside the descriptors: that there is a job, or that there will be one.
+pub const JOB: [u8; 1] = [0];
+/// See [`JOB`].
+pub const AHEAD_OF_TIME: [u8; 1] = [1];
+
 /// What a job made.
 pub struct Made {
     /// Pid in the agent's pid namespace.
@@ -56,7 +64,10 @@ pub fn serve(control: &OwnedFd) -> i32 {
         }
         let channel = UnixStream::from(fds.remove(0));
         // If there is no memory for a worker, dropping the channel tells the agent.
-        let _ = sys::fork::fork(|| work(channel, fds));
+        let _ = sys::fork::fork(|| match byte {
+            AHEAD_OF_TIME => work_ahead(channel, fds),
+            _ => work(channel, fds),
+        });
     }
 }
 
@@ -79,6 +90,16 @@ fn work(mut channel: UnixStream, fds: Vec<OwnedFd>) -> i32 {
             Work::Create(job) => init::create(&job, fds),
             Work::Exec(job) => exec::start(&job, fds),
         });
+    conclude(channel, outcome)
+}
+
+/// The life of a worker that has no job yet: its init waits for one. Returns its exit code.
+fn work_ahead(channel: UnixStream, fds: Vec<OwnedFd>) -> i32 {
+    let outcome = prepare().and_then(|()| init::create_ahead(&channel, fds));
+    conclude(channel, outcome)
+}
+
+fn conclude(mut channel: UnixStream, outcome: Result<Made, Failure>) -> i32 {
     let mut made_pid = None;
     let (outcome, terminal) = match outcome {
         Ok(Made { pid, terminal }) => {
@@ -105,6 +126,8 @@ fn work(mut channel: UnixStream, fds: Vec<OwnedFd>) -> i32 {
 /// Undoes what a worker inherited and a container must not have.
 fn prepare() -> Result<(), Failure> {
     let failed = |stage: &str, errno: Errno| Failure::os(FailureKind::Other, stage, &errno);
+    // A zygote that was saved with its VM has the guards of every other copy.
+    sys::guards::renew().map_err(|errno| failed("renew the guards of the stack", errno))?;
     sys::fork::reap_automatically(false).map_err(|errno| failed("set SIGCHLD", errno))?;
     // Until exec, nobody in the container may trace a worker or reach the agent's program through it.
     nix::sys::prctl::set_dumpable(false).map_err(|errno| failed("set dumpable", errno))
@@ -120,10 +143,36 @@ pub fn set_oom_score(score: i32) -> Result<(), Failure> {
         .map_err(|error| Failure::os(FailureKind::Other, "set oom_score_adj", &error))
 }
 
+/// A job whose descriptors come along with it. `None`: there will be none.
+///
+/// # Errors
+/// `Other`, `InvalidArgument`.
+pub fn receive_job(mut channel: UnixStream) -> Result<Option<(Work, Vec<OwnedFd>)>, Failure> {
+    let mut length = [0; LENGTH];
+    let (first, fds) = sys::socket::receive(&channel, &mut length)
+        .map_err(|errno| Failure::os(FailureKind::Other, "receive job", &errno))?;
+    if first == 0 {
+        return Ok(None);
+    }
+    channel
+        .read_exact(&mut length[first..])
+        .map_err(|error| not_received(&error))?;
+    Ok(Some((read_rest(&mut channel, length)?, fds)))
+}
+
 fn read_job(channel: &mut UnixStream) -> Result<Work, Failure> {
-    let failed = |error: std::io::Error| Failure::os(FailureKind::Other, "receive job", &error);
-    let mut length = [0; 4];
-    channel.read_exact(&mut length).map_err(failed)?;
+    let mut length = [0; LENGTH];
+    channel
+        .read_exact(&mut length)
+        .map_err(|error| not_received(&error))?;
+    read_rest(channel, length)
+}
+
+fn not_received(error: &std::io::Error) -> Failure {
+    Failure::os(FailureKind::Other, "receive job", error)
+}
+
+fn read_rest(channel: &mut UnixStream, length: [u8; LENGTH]) -> Result<Work, Failure> {
     let length = u32::from_le_bytes(length);
     if length > MAX_JOB {
         return Err(Failure::invalid(format!(
@@ -131,7 +180,9 @@ fn read_job(channel: &mut UnixStream) -> Result<Work, Failure> {
         )));
     }
     let mut bytes = vec![0; length as usize];
-    channel.read_exact(&mut bytes).map_err(failed)?;
+    channel
+        .read_exact(&mut bytes)
+        .map_err(|error| not_received(&error))?;
     let job = Job::decode(&bytes[..]).map_err(|error| Failure::invalid(format!("job: {error}")))?;
     job.work.ok_or_else(|| Failure::invalid("job: nothing to do"))
 }
