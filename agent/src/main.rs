@@ -201,6 +201,7 @@ async fn serve(start: Start, signals: Signal, ready: Ready) -> String {
         reason = reaper::run(Arc::clone(&agent), signals) => reason,
         () = agent.send_events(events) => "events can no longer be sent".to_owned(),
         () = agent.send_stats() => "counters can no longer be sent".to_owned(),
+        () = container::submounts::let_go(&agent) => "volumes can no longer be watched".to_owned(),
         () = agent.watch_oom() => "containers can no longer be watched".to_owned(),
         () = serving => "the port can no longer be served".to_owned(),
     }

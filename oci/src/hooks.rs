@@ -1,6 +1,7 @@
-//! Hooks: those of the runtime's namespaces run on the host, those of the container's cannot.
+//! Hooks: those of the runtime's namespaces run on the host, `startContainer` in the container, and
+//! `createContainer` cannot.
 
-use oci_spec::runtime::{Hook, Spec};
+use oci_spec::runtime::{self, Hook, Spec};
 
 use crate::error::{PlanError, invalid, unsupported};
 use crate::path::absolute;
@@ -9,30 +10,46 @@ use crate::plan::HostHooks;
 /// Most hooks of one kind. Tools add one or two each; every one is a process the start waits for.
 const MAX_HOOKS: usize = 64;
 
-pub(crate) fn translate(spec: &Spec) -> Result<HostHooks, PlanError> {
+/// Both halves of `hooks`.
+#[derive(Debug, Default)]
+pub(crate) struct Hooks {
+    /// Run by the shim.
+    pub host: HostHooks,
+    /// `startContainer`, which are programs of the container's root.
+    pub guest: Option<runtime::Hooks>,
+}
+
+pub(crate) fn translate(spec: &Spec) -> Result<Hooks, PlanError> {
     let Some(hooks) = spec.hooks() else {
-        return Ok(HostHooks::default());
+        return Ok(Hooks::default());
     };
-    guest_only("createContainer", hooks.create_container().as_deref())?;
-    guest_only("startContainer", hooks.start_container().as_deref())?;
+    refuse_create_container(hooks.create_container().as_deref())?;
+    let start_container = checked("startContainer", hooks.start_container().as_deref())?;
+    let guest = (!start_container.is_empty()).then(|| {
+        let mut guest = runtime::Hooks::default();
+        guest.set_start_container(Some(start_container));
+        guest
+    });
     let prestart = hooks.prestart();
     let mut create_runtime = checked("prestart", prestart.as_deref())?;
     create_runtime.extend(checked("createRuntime", hooks.create_runtime().as_deref())?);
-    Ok(HostHooks {
+    let host = HostHooks {
         create_runtime,
         poststart: checked("poststart", hooks.poststart().as_deref())?,
         poststop: checked("poststop", hooks.poststop().as_deref())?,
-    })
+    };
+    Ok(Hooks { host, guest })
 }
 
-fn guest_only(kind: &str, hooks: Option<&[Hook]>) -> Result<(), PlanError> {
+/// They are programs of the host that work on the container's mounts, before its root has been entered.
+fn refuse_create_container(hooks: Option<&[Hook]>) -> Result<(), PlanError> {
     match hooks {
         None | Some([]) => Ok(()),
         Some([hook, ..]) => Err(unsupported(
-            format!("hooks.{kind}"),
+            "hooks.createContainer",
             format!(
-                "{:?} would have to run in the container's namespaces, which are in the guest, where the \
-                 host's programs are not; use createRuntime",
+                "{:?} is a program of the host that would have to run in the container's namespaces, which are \
+                 in the guest; use createRuntime, or startContainer with a program of the image",
                 hook.path()
             ),
         )),

@@ -11,6 +11,8 @@ pub(crate) struct BindOptions {
     pub recursive_read_only: bool,
     /// `shared` or `rshared`: mounts made by the container would have to appear on the host.
     pub propagates_to_host: bool,
+    /// `slave` or `rslave`, unless a later option says otherwise: mounts made on the host later appear.
+    pub follows_host: bool,
     /// `idmap` or `ridmap`.
     pub id_mapped: bool,
     /// What the guest applies when it binds the share's part into the container.
@@ -100,6 +102,8 @@ pub(crate) fn parse(options: &[String]) -> BindOptions {
             "rro" => parsed.recursive_read_only = true,
             "rrw" => parsed.recursive_read_only = false,
             "shared" | "rshared" => parsed.propagates_to_host = true,
+            "slave" | "rslave" => parsed.follows_host = true,
+            "private" | "rprivate" | "unbindable" | "runbindable" => parsed.follows_host = false,
             "idmap" | "ridmap" => parsed.id_mapped = true,
             _ => {}
         }
@@ -129,6 +133,12 @@ mod tests {
     fn the_last_of_ro_and_rw_counts() {
         assert!(parsed(&["rw", "ro"]).read_only);
         assert!(!parsed(&["ro", "rw"]).read_only);
+    }
+
+    #[test]
+    fn the_last_propagation_counts() {
+        assert!(parsed(&["rprivate", "rslave"]).follows_host);
+        assert!(!parsed(&["slave", "private"]).follows_host);
     }
 
     #[test]

@@ -143,6 +143,10 @@ fn bind(
         let reason = "mounts made in the guest cannot appear on the host; use rslave or rprivate";
         return Err(unsupported(format!("{field}.options"), reason));
     }
+    if options.follows_host && options.recursive_read_only {
+        let reason = "what the host mounts later has flags of its own, which no rro reaches; use rprivate";
+        return Err(unsupported(format!("{field}.options"), reason));
+    }
     if options.id_mapped {
         return Err(id_mapped(field));
     }
@@ -173,6 +177,7 @@ fn bind(
         read_only: options.read_only || options.recursive_read_only,
         recursive: options.recursive,
         recursive_read_only: options.recursive_read_only,
+        follows_host: options.follows_host,
         destination: destination.clone(),
     });
     let source = guest.container.join("mounts").join(index.to_string());

@@ -6,7 +6,7 @@ use oci_spec::runtime::{Hook, Linux, LinuxResources, Root, Spec};
 
 use crate::error::{PlanError, invalid};
 use crate::process::{ProcessPlan, plan_process};
-use crate::resources::plan_resources;
+use crate::resources::{check_block_io, plan_resources};
 use crate::{annotations, cgroups_path, devices, group, hooks, linux, mounts, namespaces, root};
 
 /// A container, planned.
@@ -14,7 +14,7 @@ use crate::{annotations, cgroups_path, devices, group, hooks, linux, mounts, nam
 pub struct ContainerPlan {
     /// What the host does.
     pub host: HostPlan,
-    /// The spec that the agent is given: root and bind sources are paths of the guest, hooks are gone,
+    /// The spec that the agent is given: root and bind sources are paths of the guest, hooks of the host are gone,
     /// namespace paths of the host are gone, `cgroupsPath` is the guest's.
     pub guest: Spec,
     /// What the spec asks for and a VM gives differently or not at all, one sentence each, for the log.
@@ -56,6 +56,8 @@ pub struct BindMount {
     pub recursive: bool,
     /// `rro`: submounts are read-only too.
     pub recursive_read_only: bool,
+    /// `slave` or `rslave`: what the host mounts and unmounts below the source later is followed.
+    pub follows_host: bool,
     /// Where the container sees it; for error messages.
     pub destination: PathBuf,
 }
@@ -129,11 +131,15 @@ pub fn plan(
         mut warnings,
     } = plan_process(process)?;
     let namespaces = namespaces::translate(spec, linux, group.role, &mut warnings)?;
+    let hooks = hooks::translate(spec)?;
     let mounts = mounts::translate(spec, guest, &mut warnings)?;
     let devices = devices::translate(linux, &mut warnings)?;
     let resources = linux.resources().as_ref().map(plan_resources).transpose()?;
     warnings.extend(resources.iter().flat_map(|r| r.warnings.clone()));
-    let (host_resources, guest_resources) = resources.map(|r| (r.host, r.guest)).unzip();
+    let (mut host_resources, guest_resources) = resources.map(|r| (r.host, r.guest)).unzip();
+    if let Some(host) = &mut host_resources {
+        check_block_io(host, group.role, &mut warnings)?;
+    }
 
     let mut guest_linux = linux.clone();
     if linux
@@ -160,7 +166,7 @@ pub fn plan(
         .set_mounts(Some(mounts.guest))
         .set_hostname(namespaces.hostname)
         .set_domainname(namespaces.domainname)
-        .set_hooks(None)
+        .set_hooks(hooks.guest)
         .set_linux(Some(guest_linux));
     Ok(ContainerPlan {
         host: HostPlan {
@@ -171,7 +177,7 @@ pub fn plan(
             pid: namespaces.pid,
             cgroups_path: cgroups_path::translate(linux.cgroups_path().as_ref())?,
             resources: host_resources,
-            hooks: hooks::translate(spec)?,
+            hooks: hooks.host,
         },
         guest: guest_spec,
         warnings,

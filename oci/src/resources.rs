@@ -4,9 +4,11 @@ use std::collections::HashMap;
 
 use oci_spec::runtime::{
     LinuxBlockIo, LinuxCpu, LinuxDeviceCgroup, LinuxHugepageLimit, LinuxMemory, LinuxNetwork, LinuxResources,
+    LinuxThrottleDevice,
 };
 
 use crate::error::{PlanError, invalid, unsupported};
+use crate::group::Role;
 
 /// Most device rules, and most entries of the other lists and maps; the largest seen in real specs is 15.
 const MAX_ENTRIES: usize = 16_384;
@@ -51,6 +53,7 @@ pub fn plan_resources(resources: &LinuxResources) -> Result<ResourcesPlan, PlanE
     host.set_devices(None);
     host.set_network(None);
     let guest = for_guest(&resources, &mut warnings);
+    host.set_block_io(host.block_io().clone().filter(limits_block_io));
     Ok(ResourcesPlan {
         host,
         guest,
@@ -92,14 +95,7 @@ fn for_guest(resources: &LinuxResources, warnings: &mut Vec<String>) -> LinuxRes
     guest.set_network(None);
     guest.set_hugepage_limits(None);
     guest.set_cpu(guest.cpu().clone().map(|cpu| guest_cpu(cpu, warnings)));
-    if guest
-        .block_io()
-        .as_ref()
-        .and_then(LinuxBlockIo::weight)
-        .is_some_and(|weight| weight != 0)
-    {
-        warnings.push("linux.resources.blockIO.weight is set on the host alone".into());
-    }
+    // It names devices of the host, which the VM's processes use for the container.
     guest.set_block_io(None);
     guest
 }
@@ -192,17 +188,61 @@ fn block_io(io: &LinuxBlockIo) -> Result<(), PlanError> {
             format!("{weight} is not in 10..=1000"),
         ));
     }
-    let weights = io.weight_device().as_ref().map_or(0, Vec::len);
-    let throttles = [
-        io.throttle_read_bps_device(),
-        io.throttle_write_bps_device(),
-        io.throttle_read_iops_device(),
-        io.throttle_write_iops_device(),
-    ];
-    if weights + throttles.into_iter().flatten().map(Vec::len).sum::<usize>() > 0 {
-        let reason = "limits of one device: the container's I/O goes through the sandbox's file server";
-        return Err(field_unsupported("blockIO", reason));
+    if io.weight_device().as_ref().is_some_and(|list| !list.is_empty()) {
+        let reason = "weights of one device need a scheduler that most hosts lack; use throttle limits";
+        return Err(field_unsupported("blockIO.weightDevice", reason));
     }
+    for (name, limits) in throttles(io) {
+        bounded(&format!("blockIO.{name}"), limits.len())?;
+        if let Some(n) = limits
+            .iter()
+            .position(|device| device.major() < 0 || device.minor() < 0)
+        {
+            let field = format!("blockIO.{name}[{n}]");
+            return Err(field_invalid(&field, "a device number is negative"));
+        }
+    }
+    Ok(())
+}
+
+/// The lists of limits of single devices, by their names in the specification.
+fn throttles(io: &LinuxBlockIo) -> [(&'static str, &[LinuxThrottleDevice]); 4] {
+    fn list(list: &Option<Vec<LinuxThrottleDevice>>) -> &[LinuxThrottleDevice] {
+        list.as_deref().unwrap_or_default()
+    }
+    [
+        ("throttleReadBpsDevice", list(io.throttle_read_bps_device())),
+        ("throttleWriteBpsDevice", list(io.throttle_write_bps_device())),
+        ("throttleReadIOPSDevice", list(io.throttle_read_iops_device())),
+        ("throttleWriteIOPSDevice", list(io.throttle_write_iops_device())),
+    ]
+}
+
+/// Whether it asks for anything. Clients send it empty, and 0 for no weight.
+fn limits_block_io(io: &LinuxBlockIo) -> bool {
+    io.weight().is_some_and(|weight| weight != 0) || throttles(io).iter().any(|(_, list)| !list.is_empty())
+}
+
+/// Block I/O is the VM's: its processes read and write for every container in it, and nothing tells for which.
+///
+/// # Errors
+/// The container is one of several and has limits of its own.
+pub(crate) fn check_block_io(
+    host: &mut LinuxResources,
+    role: Role,
+    warnings: &mut Vec<String>,
+) -> Result<(), PlanError> {
+    let Some(io) = host.block_io().as_ref().filter(|_| role != Role::Alone) else {
+        return Ok(());
+    };
+    if let Some((name, _)) = throttles(io).into_iter().find(|(_, list)| !list.is_empty()) {
+        let reason = "the containers of a pod share their VM's I/O, which can only be limited as a whole";
+        return Err(field_unsupported(&format!("blockIO.{name}"), reason));
+    }
+    warnings.push(
+        "linux.resources.blockIO.weight is ignored: the containers of a pod share their VM's I/O".into(),
+    );
+    host.set_block_io(None);
     Ok(())
 }
 

@@ -51,6 +51,8 @@ pub struct HookState {
 pub enum HookStatus {
     /// `createRuntime`.
     Creating,
+    /// `startContainer`, which the guest runs.
+    Created,
     /// `poststart`.
     Running,
     /// `poststop`.
@@ -105,6 +107,19 @@ pub async fn run_all(hooks: &[Hook], state: &HookState) {
     }
 }
 
+/// The longest that hooks may take, one after the other.
+pub fn longest(hooks: &[Hook]) -> Duration {
+    hooks
+        .iter()
+        .map(limit)
+        .fold(Duration::ZERO, Duration::saturating_add)
+}
+
+fn limit(hook: &Hook) -> Duration {
+    let seconds = hook.timeout().and_then(|seconds| u64::try_from(seconds).ok());
+    seconds.map_or(DEFAULT_TIMEOUT, Duration::from_secs)
+}
+
 async fn run_one(hook: &Hook, state: &HookState) -> Result<(), HookError> {
     let path = hook.path();
     let start = |source| HookError::Start {
@@ -114,10 +129,7 @@ async fn run_one(hook: &Hook, state: &HookState) -> Result<(), HookError> {
     let input = serde_json::to_vec(state).map_err(|error| start(error.into()))?;
     let mut child = command(hook, &state.bundle).spawn().map_err(start)?;
     let group = child.id();
-    let after = hook
-        .timeout()
-        .and_then(|seconds| u64::try_from(seconds).ok())
-        .map_or(DEFAULT_TIMEOUT, Duration::from_secs);
+    let after = limit(hook);
     let outcome = timeout(after, converse(&mut child, &input)).await;
     match outcome {
         Ok(Ok((status, _))) if status.success() => Ok(()),

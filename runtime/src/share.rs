@@ -54,7 +54,7 @@ impl SharedTree {
         let options = TreeOptions {
             read_only: ReadOnly::Top,
             attributes: ATTRIBUTES,
-            recursive: false,
+            ..TreeOptions::default()
         };
         let mount = DetachedTree::clone_of(tree.as_fd(), &path, options)?;
         undo_mount(&path, undo);
@@ -108,6 +108,7 @@ impl ContainerShare<'_> {
     pub fn add_rootfs(&self, rootfs: &Path, read_only: bool, undo: &mut Undo) -> Result<(), MountError> {
         let options = TreeOptions {
             recursive: true,
+            follows: false,
             read_only: if read_only { ReadOnly::Top } else { ReadOnly::No },
             attributes: ATTRIBUTES,
         };
@@ -136,6 +137,7 @@ impl ContainerShare<'_> {
         };
         let options = TreeOptions {
             recursive: bind.recursive,
+            follows: bind.follows_host,
             read_only,
             attributes: ATTRIBUTES,
         };
@@ -233,7 +235,7 @@ fn undo_entry(
 fn undo_mount(point: &Path, undo: &mut Undo) {
     let point = point.to_owned();
     undo.push(format!("unmount {}", point.display()), move || {
-        mount::detach(&point)
+        mount::detach_all(&point)
     });
 }
 

@@ -92,6 +92,7 @@ async fn build(
         terminal: stdio.terminal,
         root,
         joins_pids: pids.is_some(),
+        hook_state: request.hook_state,
         hostname: match &spare {
             Some(_) => hostname()?,
             None => String::new(),
@@ -110,6 +111,7 @@ async fn build(
             private_pids: prepared.private_pids,
             seccomp,
             personality: prepared.personality,
+            follows_host: prepared.follows_host,
         },
         oom_kills: 0,
         last_stats: None,

@@ -20,6 +20,7 @@ pub mod registry;
 pub mod resources;
 pub mod spec;
 pub mod stats;
+pub mod submounts;
 mod unsupported;
 
 use std::collections::BTreeMap;
@@ -64,6 +65,8 @@ pub struct Surroundings {
     pub seccomp: Option<Vec<u8>>,
     /// Its execution domain.
     pub personality: Option<u64>,
+    /// What the host mounts below its volumes appears in it.
+    pub follows_host: bool,
 }
 
 /// Where a container is in its life.

@@ -31,6 +31,8 @@ pub struct Prepared {
     pub private_pids: bool,
     /// The execution domain, also of further processes.
     pub personality: Option<u64>,
+    /// A volume shows what the host mounts below it later.
+    pub follows_host: bool,
 }
 
 impl Prepared {
@@ -107,6 +109,12 @@ pub fn prepare(json: &[u8], terminal: bool) -> Result<Prepared, Failure> {
             LinuxPersonalityDomain::PerLinux32 => PER_LINUX32,
         });
     let resources = linux.resources_mut().take().unwrap_or_default();
+    let mut options = spec
+        .mounts()
+        .iter()
+        .flatten()
+        .flat_map(|mount| mount.options().iter().flatten());
+    let follows_host = options.any(|option| option == "slave" || option == "rslave");
     Ok(Prepared {
         spec,
         resources,
@@ -114,6 +122,7 @@ pub fn prepare(json: &[u8], terminal: bool) -> Result<Prepared, Failure> {
         namespaces: flags,
         private_pids,
         personality,
+        follows_host,
     })
 }
 

@@ -14,6 +14,7 @@ use prost::Message;
 use super::console::Terminal;
 use super::entry::{Surroundings, take_on};
 use super::gate::Gate;
+use super::hooks::StartHooks;
 use super::job::{CreateJob, MAX_REPORT, Work};
 use super::program::Program;
 use super::worker::{self, Made, set_oom_score};
@@ -25,6 +26,9 @@ use crate::sys;
 /// Exit codes of an init whose program could not be started after all, as shells have them.
 const NOT_EXECUTED: i32 = 126;
 const NOT_FOUND: i32 = 127;
+
+/// Exit code of an init one of whose hooks failed: runc's.
+const HOOK_FAILED: i32 = 255;
 
 /// Exit code of an init that never came to its gate, or whose gate is gone.
 const NOT_READY: i32 = 1;
@@ -64,7 +68,8 @@ pub fn create(job: &CreateJob, fds: Vec<OwnedFd>) -> Result<Made, Failure> {
             .map_err(other("join the other container's PID namespace"))?;
     }
     be_born(&cgroup, new, (gate, streams), |report, (gate, streams)| {
-        live(&prepared, streams, report, Gate::of(gate))
+        let state = job.hook_state.as_deref();
+        live(&prepared, state, streams, report, Gate::of(gate))
     })
     .and_then(Newborn::until_ready)
 }
@@ -84,7 +89,10 @@ pub fn create_ahead(mut channel: &UnixStream, fds: Vec<OwnedFd>) -> Result<Made,
         (inits, gate),
         |report, (channel, gate)| {
             match hear_job(channel) {
-                Ok(Some((_, prepared, streams))) => live(&prepared, streams, report, Gate::of(gate)),
+                Ok(Some((job, prepared, streams))) => {
+                    let state = job.hook_state.as_deref();
+                    live(&prepared, state, streams, report, Gate::of(gate))
+                }
                 // Nobody wants it any more.
                 Ok(None) => NOT_READY,
                 Err(failure) => refuse(&report, failure),
@@ -218,8 +226,16 @@ fn refuse(report: &OwnedFd, failure: Failure) -> i32 {
 }
 
 /// Init's life until its program takes over. Returns its exit code if that does not happen.
-fn live(prepared: &Prepared, streams: Vec<OwnedFd>, report: OwnedFd, mut gate: Gate) -> i32 {
-    let (program, terminal) = match become_init(prepared, streams) {
+fn live(
+    prepared: &Prepared,
+    hook_state: Option<&[u8]>,
+    streams: Vec<OwnedFd>,
+    report: OwnedFd,
+    mut gate: Gate,
+) -> i32 {
+    let ready = become_init(prepared, streams)
+        .and_then(|ready| Ok((ready, StartHooks::of(&prepared.spec, hook_state)?)));
+    let ((program, terminal), hooks) = match ready {
         Ok(ready) => ready,
         Err(failure) => {
             return refuse(&report, failure);
@@ -232,6 +248,10 @@ fn live(prepared: &Prepared, streams: Vec<OwnedFd>, report: OwnedFd, mut gate: G
     drop((report, terminal));
     if !gate.wait() {
         return NOT_READY;
+    }
+    if let Err(failure) = hooks.run() {
+        gate.refuse(failure);
+        return HOOK_FAILED;
     }
     let failure = program.become_it();
     let code = match failure.kind() {

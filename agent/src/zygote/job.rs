@@ -43,6 +43,9 @@ pub struct CreateJob {
     /// Init is born in another container's PID namespace.
     #[prost(bool, tag = "4")]
     pub joins_pids: bool,
+    /// What `startContainer` hooks are told, as JSON, but for init's pid.
+    #[prost(bytes = "vec", optional, tag = "5")]
+    pub hook_state: Option<Vec<u8>>,
     /// The host name where the spec has none: init may be older than the guest's own.
     #[prost(string, tag = "6")]
     pub hostname: String,

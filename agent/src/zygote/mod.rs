@@ -23,6 +23,7 @@ mod exec;
 mod filter;
 pub mod gate;
 mod hidden_paths;
+mod hooks;
 mod init;
 pub mod job;
 mod mount_options;

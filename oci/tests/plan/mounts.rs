@@ -9,7 +9,7 @@ fn a_bind_is_shared_by_the_host_and_bound_by_the_guest() {
     let plan = with_mount(bind("/srv//data/", "/data", &["rbind", "ro", "nosuid", "rslave"])).unwrap();
     let host = &plan.host.binds[0];
     assert_eq!(host.source, PathBuf::from("/srv/data"));
-    assert!(host.read_only && host.recursive && !host.recursive_read_only);
+    assert!(host.read_only && host.recursive && !host.recursive_read_only && host.follows_host);
     let guest = guest_mount(&plan);
     assert_eq!(
         guest.source().as_deref(),
@@ -122,6 +122,10 @@ fn what_a_guest_cannot_mount_is_unsupported() {
         assert_eq!(unsupported(mount(typ, &[])), "mounts[0].type", "{typ:?}");
     }
     assert_eq!(unsupported(mount("tmpfs", &["tmpcopyup"])), "mounts[0].options");
+    assert_eq!(
+        unsupported(with_mount(bind("/a", "/a", &["rbind", "rro", "rslave"]))),
+        "mounts[0].options"
+    );
     assert_eq!(
         unsupported(with_mount(bind("/a", "/a", &["rbind", "rshared"]))),
         "mounts[0].options"

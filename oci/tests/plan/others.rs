@@ -21,12 +21,24 @@ fn hooks_run_on_the_host() {
 }
 
 #[test]
-fn hooks_inside_the_container_are_unsupported_unless_there_are_none() {
-    for kind in ["createContainer", "startContainer"] {
-        let field = unsupported(with("/hooks", json!({kind: [{"path": "/a"}]})));
-        assert_eq!(field, format!("hooks.{kind}"));
-        assert!(with("/hooks", json!({kind: []})).is_ok());
-    }
+fn hooks_of_the_containers_own_programs_run_in_the_guest() {
+    let hooks = json!({"startContainer": [{"path": "/a", "timeout": 5}], "poststop": [{"path": "/b"}]});
+    let plan = with("/hooks", hooks).unwrap();
+    assert_eq!(
+        serde_json::to_value(plan.guest.hooks()).unwrap(),
+        json!({"startContainer": [{"path": "/a", "timeout": 5}]})
+    );
+    let none = with("/hooks", json!({"startContainer": []})).unwrap();
+    assert_eq!(none.guest.hooks(), &None);
+    let relative = json!({"startContainer": [{"path": "a"}]});
+    assert_eq!(invalid(with("/hooks", relative)), "hooks.startContainer[0].path");
+}
+
+#[test]
+fn hooks_of_the_host_on_the_containers_mounts_are_unsupported_unless_there_are_none() {
+    let hooks = json!({"createContainer": [{"path": "/a"}]});
+    assert_eq!(unsupported(with("/hooks", hooks)), "hooks.createContainer");
+    assert!(with("/hooks", json!({"createContainer": []})).is_ok());
     assert_eq!(
         invalid(with("/hooks", json!({"poststop": [{"path": "a"}]}))),
         "hooks.poststop[0].path"

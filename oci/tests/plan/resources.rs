@@ -19,6 +19,10 @@ fn each_rule_names_its_field() {
         (json!({"cpu": {"cpus": "0;1"}}), "cpu.cpus"),
         (json!({"blockIO": {"weight": 5}}), "blockIO.weight"),
         (
+            json!({"blockIO": {"throttleReadIOPSDevice": [{"major": -1, "minor": 0, "rate": 1}]}}),
+            "blockIO.throttleReadIOPSDevice[0]",
+        ),
+        (
             json!({"devices": [{"allow": true, "access": "rwx"}]}),
             "devices[0].access",
         ),
@@ -36,8 +40,8 @@ fn each_rule_names_its_field() {
     for (resources, field) in [
         (json!({"cpu": {"realtimeRuntime": 1}}), "cpu.realtimeRuntime"),
         (
-            json!({"blockIO": {"throttleReadBpsDevice": [{"major": 8, "minor": 0, "rate": 1}]}}),
-            "blockIO",
+            json!({"blockIO": {"weightDevice": [{"major": 8, "minor": 0, "weight": 10}]}}),
+            "blockIO.weightDevice",
         ),
         (json!({"network": {"classID": 1}}), "network"),
         (json!({"rdma": {"mlx5_1": {"hcaHandles": 1}}}), "rdma"),
@@ -103,4 +107,30 @@ fn zero_leaves_a_limit_unset() {
         );
         assert!(resources.pids().is_none());
     }
+}
+
+#[test]
+fn block_io_is_limited_on_the_host_for_a_container_that_has_the_vm_to_itself() {
+    let member = |block_io: Value| {
+        let spec = changed(minimal(), "/linux/resources", json!({"blockIO": block_io}));
+        planned(changed(spec, "/annotations", json!({ANNOTATION_SANDBOX: "s1"})))
+    };
+    let throttle = json!({"weight": 100, "throttleReadBpsDevice": [{"major": 8, "minor": 0, "rate": 1}]});
+    let plan = of(json!({"blockIO": throttle})).unwrap();
+    let host = plan.host.resources.as_ref().unwrap().block_io().as_ref().unwrap();
+    assert_eq!(host.weight(), Some(100));
+    assert_eq!(host.throttle_read_bps_device().as_ref().unwrap()[0].rate(), 1);
+    let guest = plan.guest.linux().as_ref().unwrap().resources().as_ref().unwrap();
+    assert!(guest.block_io().is_none() && plan.warnings.is_empty());
+
+    assert_eq!(
+        unsupported(member(throttle)),
+        "linux.resources.blockIO.throttleReadBpsDevice"
+    );
+    let plan = member(json!({"weight": 100})).unwrap();
+    assert!(plan.host.resources.as_ref().unwrap().block_io().is_none());
+    assert_eq!(plan.warnings.len(), 1);
+    // What asks for nothing is nothing.
+    let plan = member(json!({"weight": 0, "throttleReadBpsDevice": []})).unwrap();
+    assert!(plan.host.resources.as_ref().unwrap().block_io().is_none() && plan.warnings.is_empty());
 }

@@ -22,7 +22,7 @@ pub struct Hierarchy {
 }
 
 /// Controllers whose limits we set, and so must be enabled in version 2 from the root down.
-const NEEDED: [&str; 3] = ["cpu", "memory", "pids"];
+const NEEDED: [&str; 4] = ["cpu", "io", "memory", "pids"];
 
 /// What cgroups that we made carry; only root can set it.
 const MARK: &str = "trusted.bulkhead";

@@ -1,6 +1,6 @@
 //! The limits of a spec as the files of cgroup versions 1 and 2. Pure.
 
-use oci_spec::runtime::LinuxResources;
+use oci_spec::runtime::{LinuxBlockIo, LinuxResources, LinuxThrottleDevice};
 
 /// One file of a cgroup and what is written into it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -121,6 +121,76 @@ pub(super) fn v2(resources: &LinuxResources) -> Vec<Setting> {
     }
     settings.extend(pids_max(resources));
     settings
+}
+
+/// Block I/O by version 1.
+pub(super) fn block_io_v1(io: &LinuxBlockIo) -> Vec<Setting> {
+    let limits = throttles(io, |[file, _], device, rate| {
+        setting("blkio", file, format!("{device} {rate}"))
+    });
+    let weight = io_weight(io).map(|weight| setting("blkio", "blkio.bfq.weight", weight));
+    limits.chain(weight.map(optional)).collect()
+}
+
+/// Block I/O by version 2.
+pub(super) fn block_io_v2(io: &LinuxBlockIo) -> Vec<Setting> {
+    let limits = throttles(io, |[_, key], device, rate| {
+        let rate = if rate == 0 {
+            "max".to_owned()
+        } else {
+            rate.to_string()
+        };
+        setting("io", "io.max", format!("{device} {key}={rate}"))
+    });
+    // Version 1's 10..=1000 as 1..=10000, by runc's formula.
+    let weight = io_weight(io).map(|weight| 1 + (weight.clamp(10, 1000) - 10) * 9999 / 990);
+    let weight = weight.map(|weight| setting("io", "io.weight", weight));
+    limits.chain(weight.map(optional)).collect()
+}
+
+/// Every limit of a device: the name of version 1's file and of version 2's key, the device, and the rate, of which
+/// 0 is none.
+fn throttles<'a>(
+    io: &'a LinuxBlockIo,
+    setting: impl Fn([&'static str; 2], String, u64) -> Setting + 'a,
+) -> impl Iterator<Item = Setting> + 'a {
+    let lists: [(_, &Option<Vec<LinuxThrottleDevice>>); 4] = [
+        (
+            ["blkio.throttle.read_bps_device", "rbps"],
+            io.throttle_read_bps_device(),
+        ),
+        (
+            ["blkio.throttle.write_bps_device", "wbps"],
+            io.throttle_write_bps_device(),
+        ),
+        (
+            ["blkio.throttle.read_iops_device", "riops"],
+            io.throttle_read_iops_device(),
+        ),
+        (
+            ["blkio.throttle.write_iops_device", "wiops"],
+            io.throttle_write_iops_device(),
+        ),
+    ];
+    let limits = lists
+        .into_iter()
+        .flat_map(|(names, list)| list.iter().flatten().map(move |limit| (names, limit)));
+    limits.map(move |(names, limit)| {
+        let device = format!("{}:{}", limit.major(), limit.minor());
+        setting(names, device, limit.rate())
+    })
+}
+
+fn io_weight(io: &LinuxBlockIo) -> Option<u64> {
+    io.weight().map(u64::from).filter(|weight| *weight != 0)
+}
+
+/// Weights work with a scheduler that most hosts' disks do not use.
+fn optional(setting: Setting) -> Setting {
+    Setting {
+        optional: true,
+        ..setting
+    }
 }
 
 fn pids_max(resources: &LinuxResources) -> Option<Setting> {

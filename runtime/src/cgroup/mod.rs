@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use displaydoc::Display;
-use oci_spec::runtime::LinuxResources;
+use oci_spec::runtime::{LinuxBlockIo, LinuxResources};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use thiserror::Error;
 
@@ -57,6 +57,8 @@ pub enum CgroupError {
         /// Why.
         source: io::Error,
     },
+    /// block I/O cannot be limited: the sandbox has no cgroup that the host's io or blkio controller is enabled in
+    NoBlockIo,
     /// cannot remove cgroup {path}: {source}
     Remove {
         /// The directory.
@@ -160,6 +162,34 @@ impl Cgroup {
     }
 }
 
+impl Cgroup {
+    /// Limits the block I/O of what is in the cgroup.
+    ///
+    /// # Errors
+    /// The host has no controller for it, or names the file the kernel refused.
+    pub fn limit_block_io(&self, io: &LinuxBlockIo) -> Result<(), CgroupError> {
+        let (v1, v2) = (limits::block_io_v1(io), limits::block_io_v2(io));
+        if v1.is_empty() {
+            return Ok(());
+        }
+        let mut limited = false;
+        for (hierarchy, directory) in &self.places {
+            let settings = if hierarchy.unified { &v2 } else { &v1 };
+            let ours = settings
+                .iter()
+                .filter(|setting| hierarchy.has(setting.controller));
+            let ours = ours.collect::<Vec<_>>();
+            limited |= !ours.is_empty();
+            set_all(directory, &ours)?;
+        }
+        if limited {
+            Ok(())
+        } else {
+            Err(CgroupError::NoBlockIo)
+        }
+    }
+}
+
 /// Writes settings; where the kernel wants another order, in that order: a limit and the one above it can
 /// only be moved one after the other, and which goes first depends on where they were.
 fn set_all(directory: &Path, settings: &[&Setting]) -> Result<(), CgroupError> {
@@ -171,7 +201,7 @@ fn set_all(directory: &Path, settings: &[&Setting]) -> Result<(), CgroupError> {
     }
     for setting in postponed {
         match set(directory, setting) {
-            // Swap accounting is a boot option of the host's kernel.
+            // Swap accounting is a boot option of the host's kernel, and so is a disk's scheduler.
             Err(error) if setting.optional && error.kind() == io::ErrorKind::NotFound => {
                 tracing::warn!("the host's kernel has no {}", setting.file);
             }

@@ -2,7 +2,8 @@ use std::fs;
 use std::process::{Child, Command, Stdio};
 
 use oci_spec::runtime::{
-    LinuxCpuBuilder, LinuxMemoryBuilder, LinuxPidsBuilder, LinuxResources, LinuxResourcesBuilder,
+    LinuxBlockIo, LinuxBlockIoBuilder, LinuxCpuBuilder, LinuxMemoryBuilder, LinuxPidsBuilder, LinuxResources,
+    LinuxResourcesBuilder, LinuxThrottleDeviceBuilder,
 };
 
 use super::*;
@@ -77,6 +78,38 @@ fn limits_in_the_words_of_each_version() {
         ("pids.max", "max"),
     ];
     assert_eq!(files(&limits::v2(&resources)), v2);
+}
+
+#[test]
+fn block_io_in_the_words_of_each_version() {
+    let device = |rate: u64| {
+        let limit = LinuxThrottleDeviceBuilder::default()
+            .major(8i64)
+            .minor(16i64)
+            .rate(rate);
+        vec![limit.build().unwrap()]
+    };
+    let io = LinuxBlockIoBuilder::default()
+        .weight(10u16)
+        .throttle_read_bps_device(device(1024))
+        .throttle_write_iops_device(device(0))
+        .build()
+        .unwrap();
+    let v1 = [
+        ("blkio.throttle.read_bps_device", "8:16 1024"),
+        ("blkio.throttle.write_iops_device", "8:16 0"),
+        ("blkio.bfq.weight", "10"),
+    ];
+    assert_eq!(files(&limits::block_io_v1(&io)), v1);
+    let v2 = [
+        ("io.max", "8:16 rbps=1024"),
+        ("io.max", "8:16 wiops=max"),
+        ("io.weight", "1"),
+    ];
+    assert_eq!(files(&limits::block_io_v2(&io)), v2);
+    let nowhere = Hierarchies::parse("").create(Path::new("/a/b")).unwrap();
+    assert!(matches!(nowhere.limit_block_io(&io), Err(CgroupError::NoBlockIo)));
+    assert!(nowhere.limit_block_io(&LinuxBlockIo::default()).is_ok());
 }
 
 #[test]

@@ -75,15 +75,37 @@ pub enum MountError {
     Table(#[source] io::Error),
 }
 
+/// Most mounts on top of each other at one place: whatever follows the host gets all that the host stacks there.
+const MAX_STACKED: usize = 64;
+
 /// Detaches the topmost mount at `path` and everything below it; fine if nothing is mounted there or the
 /// path does not exist. A symbolic link at `path` is not followed.
 ///
 /// # Errors
 /// The kernel refuses for another reason.
 pub fn detach(path: &Path) -> Result<(), MountError> {
+    detach_one(path).map(drop)
+}
+
+/// Detaches every mount at `path`, as [`detach`] does the topmost.
+///
+/// # Errors
+/// The kernel refuses.
+pub fn detach_all(path: &Path) -> Result<(), MountError> {
+    for _ in 0..MAX_STACKED {
+        if !detach_one(path)? {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// Says whether there was one.
+fn detach_one(path: &Path) -> Result<bool, MountError> {
     match umount2(path, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW) {
+        Ok(()) => Ok(true),
         // EINVAL: not a mount point.
-        Ok(()) | Err(nix::Error::EINVAL | nix::Error::ENOENT | nix::Error::ENOTDIR) => Ok(()),
+        Err(nix::Error::EINVAL | nix::Error::ENOENT | nix::Error::ENOTDIR) => Ok(false),
         Err(errno) => Err(MountError::Unmount {
             path: path.into(),
             source: errno.into(),

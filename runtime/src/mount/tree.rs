@@ -30,6 +30,8 @@ pub enum ReadOnly {
 pub struct TreeOptions {
     /// Take what is mounted below along (`rbind`).
     pub recursive: bool,
+    /// Mounts made and taken away in the source later are followed; nothing goes the other way.
+    pub follows: bool,
     /// What may not be written.
     pub read_only: ReadOnly,
     /// `MOUNT_ATTR_*` that hold for every mount of the tree.
@@ -70,8 +72,8 @@ pub fn open_below(directory: BorrowedFd<'_>, path: &Path, shown: &Path) -> Resul
 }
 
 impl DetachedTree {
-    /// Copies the tree at `source`. The copy is private: mounts made in the source later do not show up.
-    /// `shown` is for messages.
+    /// Copies the tree at `source`. Unless it is to follow, the copy is private: mounts made in the source
+    /// later do not show up. `shown` is for messages.
     ///
     /// # Errors
     /// The kernel refuses.
@@ -93,7 +95,11 @@ impl DetachedTree {
         };
         let whole = Attributes {
             set: options.attributes | all,
-            propagation: libc::MS_PRIVATE,
+            propagation: if options.follows {
+                libc::MS_SLAVE
+            } else {
+                libc::MS_PRIVATE
+            },
         };
         let top = Attributes {
             set: libc::MOUNT_ATTR_RDONLY,

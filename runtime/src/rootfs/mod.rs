@@ -148,6 +148,7 @@ fn bind(
     let path = Path::new(&mount.source);
     let tree_options = TreeOptions {
         recursive: options.flags.contains(MsFlags::MS_REC),
+        follows: false,
         read_only: if options.read_only() {
             ReadOnly::Top
         } else {

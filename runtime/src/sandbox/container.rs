@@ -48,9 +48,10 @@ impl Container {
         let start = StartContainer {
             container_id: self.id(),
         };
+        let deadline = deadlines::START.saturating_add(self.entry.start_hooks.unwrap_or_default());
         self.sandbox
             .agent
-            .request("StartContainer", Body::StartContainer(start), deadlines::START)
+            .request("StartContainer", Body::StartContainer(start), deadline)
             .await?;
         hooks::run_all(
             &self.entry.hooks.poststart,
@@ -170,6 +171,15 @@ impl Container {
         }
         let guest = serde_json::to_vec(&plan.guest)
             .map_err(|error| SandboxError::doing(ErrorKind::Internal, "resources", &error))?;
+        if let Some(io) = plan.host.block_io() {
+            if self.sandbox.registry.all().len() > 1 {
+                return Err(SandboxError::new(
+                    ErrorKind::Unimplemented,
+                    "resources.blockIO: the containers of a pod share their VM's I/O",
+                ));
+            }
+            self.sandbox.machine().host.cgroup.limit_block_io(io)?;
+        }
         let update = Update {
             container_id: self.id(),
             resources: guest,

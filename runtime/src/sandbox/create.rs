@@ -51,7 +51,7 @@ impl Inner {
                 ErrorKind::Unimplemented,
                 format!(
                     "linux.namespaces[pid].path: process {pid} is of no running container of this sandbox; \
-                     only containers of one pod can share a PID namespace"
+                     only containers of one VM can share a PID namespace"
                 ),
             )),
         }
@@ -114,6 +114,11 @@ impl Inner {
     ) -> Result<(), SandboxError> {
         let (stdio, streams) = self.agent.open_streams(request.stdio)?;
         create.stdio = Some(stdio);
+        if entry.start_hooks.is_some() {
+            let state = serde_json::to_vec(&entry.hook_state(HookStatus::Created));
+            let state = state.map_err(|error| SandboxError::doing(ErrorKind::Internal, "hooks", &error))?;
+            create.hook_state = Some(state);
+        }
         if let Some(plugged) = lock(&entry.disks).as_ref() {
             create.disks.clone_from(&plugged.sources);
             create.root.clone_from(&plugged.root);
@@ -196,6 +201,9 @@ impl Inner {
         let cgroup = host.hierarchies.create(&plan.cgroups_path)?;
         if let Some(resources) = &plan.resources {
             cgroup.apply(resources)?;
+            if let Some(io) = resources.block_io() {
+                host.cgroup.limit_block_io(io)?;
+            }
         }
         Ok((Resources { undo, cgroup }, disks))
     }

@@ -11,7 +11,7 @@ use bulkhead_oci::NetworkNamespace;
 use super::directory;
 use super::record::Record;
 use super::{ErrorKind, SandboxError, SandboxRequest, deadlines};
-use crate::cgroup::{self, Hierarchies};
+use crate::cgroup::{self, Cgroup, Hierarchies};
 use crate::cleanup;
 use crate::network::{Netns, NetworkError};
 use crate::process::{Placement, ProcessIdentity, boot_id};
@@ -38,6 +38,8 @@ pub(super) struct Host {
     pub hierarchies: Hierarchies,
     /// Where the VM's processes put themselves.
     pub placement: Placement,
+    /// The VM's.
+    pub cgroup: Cgroup,
     /// Held, and inherited by every process of the VM.
     lock: File,
     undo: Mutex<Option<Undo>>,
@@ -72,8 +74,9 @@ impl Host {
         undo.push(format!("remove cgroup {}", cgroup.display()), move || {
             cgroup::remove(&missing)
         });
+        let cgroup = hierarchies.create(&cgroup)?;
         let placement = Placement {
-            cgroup_procs: hierarchies.create(&cgroup)?.procs(),
+            cgroup_procs: cgroup.procs(),
             oom_score_adj: Some(oom_score_adj().map_err(|e| internal("read own oom_score_adj", &e))?),
         };
 
@@ -87,6 +90,7 @@ impl Host {
             netns_path: path_of(&request.network),
             tap: tap.name().to_owned(),
             hierarchies,
+            cgroup,
             placement,
             lock,
             undo: Mutex::new(Some(undo)),

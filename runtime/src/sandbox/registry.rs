@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
 
 use bulkhead_agent_protocol::message::Stats;
 use bulkhead_oci::HostHooks;
@@ -12,7 +13,7 @@ use super::{ErrorKind, SandboxError};
 use crate::agent::Streams;
 use crate::anchor::Anchor;
 use crate::cgroup::Cgroup;
-use crate::hooks::{HookState, HookStatus};
+use crate::hooks::{self, HookState, HookStatus};
 use crate::undo::Undo;
 
 /// All containers, by id.
@@ -28,6 +29,8 @@ pub(super) struct Entry {
     pub bundle: PathBuf,
     /// Hooks that run on the host.
     pub hooks: HostHooks,
+    /// The longest that hooks take which run in the container before its program. `None`: there are none.
+    pub start_hooks: Option<Duration>,
     /// What hooks are told, but for status and pid.
     pub oci_version: String,
     /// See `oci_version`.
@@ -105,6 +108,13 @@ impl Entry {
             id: request.id.clone(),
             bundle: request.bundle.clone(),
             hooks: request.plan.host.hooks.clone(),
+            start_hooks: request
+                .plan
+                .guest
+                .hooks()
+                .as_ref()
+                .and_then(|hooks| hooks.start_container().as_deref())
+                .map(hooks::longest),
             oci_version: request.plan.guest.version().clone(),
             annotations: request.spec_annotations.clone(),
             pid: OnceLock::new(),

@@ -3,6 +3,8 @@
 use std::fs;
 use std::os::unix::fs::symlink;
 
+use nix::mount::MsFlags;
+
 use super::*;
 use crate::mount::mounts_below;
 use crate::testing::in_private_mounts;
@@ -27,6 +29,7 @@ fn bind(index: usize, source: &Path) -> BindMount {
         read_only: false,
         recursive: true,
         recursive_read_only: false,
+        follows_host: false,
         destination: "/data".into(),
     }
 }
@@ -47,6 +50,52 @@ fn rootfs_and_binds_show_up_and_go_away() {
         assert!(fs::write(dir.join("shared/c1/rootfs/new"), "").is_err());
         fs::write(seen(dir, 0).join("new"), "").unwrap();
         assert!(volume.path().join("new").exists());
+    });
+}
+
+#[test]
+fn what_is_mounted_later_shows_where_the_host_is_followed_and_nothing_goes_back() {
+    with_share(|dir, share, undo| {
+        let none = None::<&str>;
+        let mount_at = |point: &Path| {
+            nix::mount::mount(Some("t"), point, Some("tmpfs"), MsFlags::empty(), none).unwrap();
+        };
+        let host = tempfile::tempdir().unwrap();
+        mount_at(host.path());
+        nix::mount::mount(none, host.path(), none, MsFlags::MS_SHARED, none).unwrap();
+        let volume = host.path().join("volume");
+        let (sub, back) = (volume.join("sub"), volume.join("back"));
+        for directory in [&sub, &back] {
+            fs::create_dir_all(directory).unwrap();
+        }
+        let container = share.container("c1", undo).unwrap();
+        let following = BindMount {
+            follows_host: true,
+            read_only: true,
+            ..bind(0, &volume)
+        };
+        container.add_bind(&following, undo).unwrap();
+        container.add_bind(&bind(1, &volume), undo).unwrap();
+
+        mount_at(&sub);
+        fs::write(sub.join("file"), "later").unwrap();
+        assert_eq!(fs::read(seen(dir, 0).join("sub/file")).unwrap(), b"later");
+        assert!(!seen(dir, 1).join("sub/file").exists());
+        assert!(fs::write(seen(dir, 0).join("new"), "").is_err());
+        nix::mount::umount(&sub).unwrap();
+        assert!(!seen(dir, 0).join("sub/file").exists());
+
+        mount_at(&seen(dir, 0).join("back"));
+        fs::write(seen(dir, 0).join("back/file"), "").unwrap();
+        assert!(!back.join("file").exists());
+
+        // Whatever is there at the end goes from the share, and from nowhere else.
+        mount_at(&sub);
+        mount_at(&volume);
+        fs::write(volume.join("kept"), "").unwrap();
+        std::mem::replace(undo, Undo::new()).run().unwrap();
+        assert!(volume.join("kept").exists());
+        nix::mount::umount2(host.path(), nix::mount::MntFlags::MNT_DETACH).unwrap();
     });
 }
 

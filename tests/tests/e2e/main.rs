@@ -1,6 +1,7 @@
 //! End-to-end tests against real containerd. See `docs/testing.md`.
 #![allow(clippy::unwrap_used, clippy::expect_used)] // A test stops at the first surprise.
 
+mod block_io;
 mod clients;
 mod commands;
 mod control;
@@ -16,6 +17,7 @@ mod malformed;
 mod mounts;
 mod options;
 mod pids;
+mod propagation;
 mod restart;
 mod stdio;
 mod terminal;
@@ -32,6 +34,8 @@ fn main() -> ExitCode {
         ("control", control::CASES),
         ("options", options::CASES),
         ("mounts", mounts::CASES),
+        ("propagation", propagation::CASES),
+        ("block_io", block_io::CASES),
         ("disks", disks::CASES),
         ("logs", logs::CASES),
         ("hooks", hooks::CASES),

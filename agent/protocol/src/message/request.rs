@@ -66,6 +66,9 @@ pub struct CreateContainer {
     /// Container whose PID namespace init joins. Then the spec lists none.
     #[prost(string, optional, tag = "6")]
     pub pid_namespace_of: Option<String>,
+    /// What the spec's `startContainer` hooks are told: the container's state as JSON, but for `pid`.
+    #[prost(bytes = "vec", optional, tag = "7")]
+    pub hook_state: Option<Vec<u8>>,
 }
 
 /// Start a created container.
