@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use containerd_client::services::v1::{Container as Record, GetContainerRequest, UpdateContainerRequest};
 use containerd_client::tonic::Status;
+use containerd_client::types::Mount;
 use prost_types::FieldMask;
 use serde_json::Value;
 
@@ -26,6 +27,7 @@ pub struct Container<'d> {
     flags: Vec<String>,
     run_flags: Vec<String>,
     rootfs: Option<String>,
+    mounts: Option<Vec<Mount>>,
     args: Vec<String>,
     edits: Vec<Edit>,
     stdio: Request,
@@ -45,6 +47,7 @@ impl<'d> Container<'d> {
             flags: Vec::new(),
             run_flags: Vec::new(),
             rootfs: None,
+            mounts: None,
             args: Vec::new(),
             edits: Vec::new(),
             stdio: Request::default(),
@@ -133,6 +136,12 @@ impl<'d> Container<'d> {
         self
     }
 
+    /// Mounts in place of the snapshot, as containerd orders them from a shim. Only `create` and `start` honour it.
+    pub fn mounts(mut self, mounts: Vec<Mount>) -> Self {
+        self.mounts = Some(mounts);
+        self
+    }
+
     /// A change to the spec that `ctr` has no flag for. Only `create` and `start` honour it.
     pub fn spec(mut self, edit: impl FnOnce(&mut Value) + 'static) -> Self {
         self.edits.push(Box::new(edit));
@@ -174,6 +183,10 @@ impl<'d> Container<'d> {
     #[track_caller]
     pub fn run_with_stdin(self, stdin: &[u8]) -> Ran {
         assert!(self.edits.is_empty(), "ctr run cannot edit a spec: use start()");
+        assert!(
+            self.mounts.is_none(),
+            "ctr run takes the snapshot's mounts: use start()"
+        );
         let ran = Ran::run(&self, stdin, run::LIMIT);
         self.daemon.remove(&self.id);
         ran
@@ -195,7 +208,7 @@ impl<'d> Container<'d> {
     /// Makes the task of a container whose record is there.
     #[track_caller]
     pub fn task(self) -> Task<'d> {
-        Task::create(self.daemon, &self.id, self.stdio)
+        Task::create(self.daemon, &self.id, self.mounts, self.stdio)
             .unwrap_or_else(|status| panic!("{}: {status}", self.id))
     }
 
@@ -203,7 +216,7 @@ impl<'d> Container<'d> {
     #[track_caller]
     pub fn create_within(mut self, limit: Duration) -> Result<Task<'d>, Status> {
         self.record();
-        let task = Task::create_within(limit, self.daemon, &self.id, self.stdio);
+        let task = Task::create_within(limit, self.daemon, &self.id, self.mounts, self.stdio);
         if task.is_err() {
             self.daemon.remove(&self.id);
         }
@@ -214,7 +227,7 @@ impl<'d> Container<'d> {
     #[track_caller]
     pub fn try_create(mut self) -> Result<Task<'d>, Status> {
         self.record();
-        let task = Task::create(self.daemon, &self.id, self.stdio);
+        let task = Task::create(self.daemon, &self.id, self.mounts, self.stdio);
         if task.is_err() {
             self.daemon.remove(&self.id);
         }

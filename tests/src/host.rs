@@ -92,6 +92,27 @@ impl HostProcess {
             .clone()
     }
 
+    /// The VM under this shim, once there is but one: while a template is made there are two.
+    #[track_caller]
+    pub fn vmm(&self) -> HostProcess {
+        deadline::poll("one VM under the shim", deadline::LONG, || {
+            let all = self.descendants().into_iter();
+            let mut vms = all.filter(|process| process.name.starts_with("qemu-system"));
+            let first = vms.next()?;
+            vms.next().is_none().then_some(first)
+        })
+    }
+
+    /// Its proportional set size in KiB.
+    #[track_caller]
+    pub fn pss(&self) -> u64 {
+        let file = format!("/proc/{}/smaps_rollup", self.pid);
+        let text = fs::read_to_string(&file).unwrap_or_else(|error| panic!("{file}: {error}"));
+        let line = text.lines().find_map(|line| line.strip_prefix("Pss:"));
+        let value = line.and_then(|line| line.split_whitespace().next()?.parse().ok());
+        value.unwrap_or_else(|| panic!("no Pss in {file}"))
+    }
+
     /// Sends SIGKILL.
     #[track_caller]
     pub fn kill(&self) {

@@ -11,6 +11,7 @@
 //! | [`container`] | the builder tests begin with; [`run`] and [`task`] are what it builds |
 //! | [`process`], [`exec`] | the init process or an exec of a task, over containerd's gRPC API |
 //! | [`stdio`] | the client's end of a process's fifos |
+//! | [`disk_images`] | root file systems on disks, made by hand |
 //! | [`events`] | what containerd published, in order |
 //! | [`host`] | the host's processes that serve a container |
 //! | [`leak`] | proves that a test left nothing behind |
@@ -27,6 +28,7 @@ pub mod command;
 pub mod container;
 pub mod daemon;
 pub mod deadline;
+pub mod disk_images;
 pub mod events;
 pub mod exec;
 pub mod host;

@@ -7,6 +7,7 @@ use containerd_client::services::v1::{
     CreateTaskRequest, ListPidsRequest, PauseTaskRequest, ResumeTaskRequest, UpdateTaskRequest,
 };
 use containerd_client::tonic::Status;
+use containerd_client::types::Mount;
 use prost_types::Any;
 use serde_json::Value;
 
@@ -28,23 +29,30 @@ pub struct Task<'d> {
 // === impl Task ===
 
 impl<'d> Task<'d> {
-    /// Creates the task of an existing container.
-    pub(crate) fn create(daemon: &'d Daemon, id: &str, request: Request) -> Result<Task<'d>, Status> {
-        Task::create_within(CALL, daemon, id, request)
+    /// Creates the task of an existing container, on `rootfs` if it is not its snapshot.
+    pub(crate) fn create(
+        daemon: &'d Daemon,
+        id: &str,
+        rootfs: Option<Vec<Mount>>,
+        request: Request,
+    ) -> Result<Task<'d>, Status> {
+        Task::create_within(CALL, daemon, id, rootfs, request)
     }
 
-    /// Creates the task of an existing container, or takes the call back after `limit`.
+    /// The same, or takes the call back after `limit`.
     pub(crate) fn create_within(
         limit: Duration,
         daemon: &'d Daemon,
         id: &str,
+        rootfs: Option<Vec<Mount>>,
         request: Request,
     ) -> Result<Task<'d>, Status> {
+        let rootfs = rootfs.map_or_else(|| daemon.rootfs_mounts(id), Ok)?;
         let stdio = Stdio::create(&daemon.fifo_dir(id), request);
         let client = daemon.client();
         let message = CreateTaskRequest {
             container_id: id.to_owned(),
-            rootfs: daemon.rootfs_mounts(id)?,
+            rootfs,
             stdin: stdio.stdin_path.clone(),
             stdout: stdio.stdout_path.clone(),
             stderr: stdio.stderr_path.clone(),

@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 
 use bulkhead_tests::host::HostProcess;
-use bulkhead_tests::{Case, Container, Daemon, case, mib};
+use bulkhead_tests::{Case, Container, Daemon, case, deadline, mib};
 use nix::libc::SIGKILL;
 
 pub const CASES: &[Case] = &[
@@ -14,6 +14,7 @@ pub const CASES: &[Case] = &[
     case("processes_of_the_sandbox", processes_of_the_sandbox).vm_only(),
     case("anchor_shows_the_rootfs_not_the_host", anchor_shows_the_rootfs).vm_only(),
     case("memory_is_sized_by_the_limit", memory_is_sized_by_the_limit).vm_only(),
+    case("freed_memory_is_given_back", freed_memory_is_given_back).vm_only(),
     case(
         "container_sees_no_other_processes",
         container_sees_no_other_processes,
@@ -80,6 +81,28 @@ fn memory_is_sized_by_the_limit(daemon: &Daemon) {
         small >= mib(64) && large >= mib(1024) && large > small,
         "{small} and {large}"
     );
+}
+
+/// By a VM that was booted, and by one that was restored: the first of a class makes the template of the second.
+fn freed_memory_is_given_back(daemon: &Daemon) {
+    const FILL: u64 = 512;
+    let room = format!("type=tmpfs,src=tmpfs,dst=/fill,options=size={}m", 2 * FILL);
+    for _ in 0..2 {
+        let container = Container::new(daemon).memory_limit(mib(3 * FILL));
+        let container = container.flag("--mount").flag(room.clone());
+        let task = container.args(["sleep", "1000"]).start();
+        let vmm = HostProcess::shim_of(daemon, task.id()).vmm();
+        let before = vmm.pss() * 1024;
+        task.sh(&format!("dd if=/dev/zero of=/fill/file bs=1M count={FILL}"))
+            .expect_exit(0);
+        assert!(vmm.pss() * 1024 > before + mib(FILL / 2), "the fill is not seen");
+        task.sh("rm /fill/file").expect_exit(0);
+        deadline::poll("the host to have it back", deadline::LONG, || {
+            (vmm.pss() * 1024 < before + mib(FILL / 4)).then_some(())
+        });
+        task.kill(SIGKILL);
+        task.finish().expect_exit(137);
+    }
 }
 
 fn container_sees_no_other_processes(daemon: &Daemon) {

@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 #![allow(clippy::unwrap_used, clippy::expect_used)] // A benchmark stops at the first surprise.
 
+mod disks;
 mod exec;
 mod memory;
 mod report;
@@ -27,7 +28,8 @@ use crate::report::Measurement;
 #[derive(Parser)]
 #[command(name = "bulkhead-bench")]
 struct Arguments {
-    /// What to measure: start, boot, exec, stdio, stdout, stdout-short, idle-pss, state. All of them if none is named.
+    /// What to measure: start, boot, exec, stdio, stdout, stdout-short, idle-pss,
+    /// give-back, layers, metadata, state. All of them if none is named.
     names: Vec<String>,
     /// One JSON object a line, instead of a table.
     #[arg(long)]
@@ -65,7 +67,7 @@ pub struct Runtime {
     cold: bool,
 }
 
-const BENCHES: [Bench; 8] = [
+const BENCHES: [Bench; 11] = [
     Bench {
         name: "start",
         n: 10,
@@ -100,6 +102,21 @@ const BENCHES: [Bench; 8] = [
         name: "idle-pss",
         n: 3,
         run: memory::idle_pss,
+    },
+    Bench {
+        name: "give-back",
+        n: 3,
+        run: memory::give_back,
+    },
+    Bench {
+        name: "layers",
+        n: 5,
+        run: disks::layers,
+    },
+    Bench {
+        name: "metadata",
+        n: 3,
+        run: disks::metadata,
     },
     Bench {
         name: "state",

@@ -2,11 +2,19 @@
 
 use std::fs;
 
+use std::time::Instant;
+
+use bulkhead_tests::deadline::{self, LONG};
 use bulkhead_tests::host::HostProcess;
+use bulkhead_tests::mib;
 
 use crate::report::Measurement;
 use crate::start::{end, run};
-use crate::{REFERENCE, Rig};
+use crate::{BULKHEAD, REFERENCE, Rig};
+
+/// What a container fills and frees, and what of it may still be with QEMU when it counts as given back.
+const FILL_MIB: u64 = 1024;
+const REST_MIB: u64 = FILL_MIB / 10;
 
 /// `idle-pss`: the proportional set size of each process of an idle container.
 pub fn idle_pss(rig: &Rig<'_>) -> Vec<Measurement> {
@@ -19,11 +27,12 @@ pub fn idle_pss(rig: &Rig<'_>) -> Vec<Measurement> {
         } else {
             shim.descendants()
         };
-        let mut values = vec![("idle-pss.shim".to_owned(), pss(shim.pid))];
+        let pss = |process: &HostProcess| process.pss() as f64;
+        let mut values = vec![("idle-pss.shim".to_owned(), pss(&shim))];
         values.extend(
             helpers
                 .iter()
-                .map(|helper| (format!("idle-pss.{}", helper.name), pss(helper.pid))),
+                .map(|helper| (format!("idle-pss.{}", helper.name), pss(helper))),
         );
         let total = values.iter().map(|(_, value)| value).sum();
         values.push(("idle-pss".to_owned(), total));
@@ -33,9 +42,37 @@ pub fn idle_pss(rig: &Rig<'_>) -> Vec<Measurement> {
     samples.measured_in("KiB")
 }
 
-/// A process's proportional set size in KiB.
-fn pss(pid: u32) -> f64 {
-    field(&format!("/proc/{pid}/smaps_rollup"), "Pss:")
+/// `give-back`: a container fills 1 GiB and frees it; from then until the host has nine tenths of it back. A process
+/// gives its memory back at once, so that only a VM is measured.
+pub fn give_back(rig: &Rig<'_>) -> Vec<Measurement> {
+    if !rig.runtimes.contains(&BULKHEAD) {
+        return Vec::new();
+    }
+    let rig = Rig {
+        runtimes: vec![BULKHEAD],
+        ..*rig
+    };
+    let samples = rig.interleave(|runtime| {
+        let room = format!("type=tmpfs,src=tmpfs,dst=/fill,options=size={}m", 2 * FILL_MIB);
+        let container = rig.container(runtime).memory_limit(mib(2 * FILL_MIB));
+        let container = container.flag("--mount").flag(room);
+        let task = container.args(["sleep", "100000"]).start();
+        let vmm = HostProcess::shim_of(rig.daemon, task.id()).vmm();
+        let resident = || vmm.pss() as f64 / 1024.0;
+        let before = resident();
+        task.sh(&format!("dd if=/dev/zero of=/fill/file bs=1M count={FILL_MIB}"))
+            .expect_exit(0);
+        let filled = resident() - before;
+        assert!(filled > (FILL_MIB - REST_MIB) as f64, "{filled} MiB of the fill");
+        task.sh("rm /fill/file").expect_exit(0);
+        let begin = Instant::now();
+        let goal = before + REST_MIB as f64;
+        deadline::poll("the memory back", LONG, || (resident() < goal).then_some(()));
+        let time = begin.elapsed();
+        end(&task);
+        vec![("give-back".to_owned(), time.as_secs_f64())]
+    });
+    samples.measured_in("s")
 }
 
 /// A process's resident set size in KiB.
