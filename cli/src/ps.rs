@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use bulkhead_runtime::process::{ProcessIdentity, boot_id};
-use bulkhead_runtime::state::{Phase, SandboxState};
+use bulkhead_runtime::state::{Origin, Phase, SandboxState};
 use displaydoc::Display;
 use nix::sys::stat::{major, minor};
 use serde::Serialize;
@@ -28,6 +28,8 @@ pub struct Sandbox {
     pub id: String,
     /// Where it is in its life.
     pub status: Status,
+    /// How its VM began, once that is known: `booted_instead` means that its template was of no use.
+    pub origin: Option<Origin>,
     /// Ids of its containers.
     pub containers: Vec<String>,
     /// Pid of the shim.
@@ -162,6 +164,7 @@ fn inspect(directory: &Path, locks: &str, boot: &str, now: u64) -> Sandbox {
         namespace: name(directory.parent()),
         id: name(Some(directory)),
         status: Status::Dead,
+        origin: None,
         containers: Vec::new(),
         shim_pid: None,
         vmm_pids: Vec::new(),
@@ -192,6 +195,7 @@ fn fill(sandbox: &mut Sandbox, state: SandboxState, is_alive: bool, boot: &str, 
         Phase::Draining | Phase::Stopped | Phase::Failed => Status::Stopping,
     };
     sandbox.age_seconds = (state.created_at > 0).then(|| now.saturating_sub(state.created_at));
+    sandbox.origin = (state.phase != Phase::Creating).then_some(state.origin);
     sandbox.containers = state.containers.into_keys().collect();
     sandbox.shim_pid = state.shim.map(|process| process.pid);
     sandbox.vmm_pids = state.vmm.iter().map(|process| process.pid).collect();

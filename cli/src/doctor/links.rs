@@ -15,6 +15,7 @@ const PAGES: &[(&str, &str)] = &[
         "docs/host-resources.md#what-a-sandbox-holds-on-the-host",
     ),
     ("sandboxes", "docs/host-resources.md#delete"),
+    ("templates", "docs/templates.md#for-operators"),
     ("template-space", "docs/templates.md#for-operators"),
     ("swap", "docs/jail.md#limits"),
     ("page-merging", "docs/jail.md#limits"),

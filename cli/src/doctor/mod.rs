@@ -13,6 +13,7 @@ mod isolation;
 mod kernel_options;
 mod links;
 mod programs;
+mod templates;
 
 use std::io::{self, Write};
 use std::path::Path;
@@ -68,6 +69,7 @@ pub fn examine(config_path: &Path) -> Report {
     checks.extend(capacity::checks(&config));
     checks.extend(isolation::checks());
     checks.push(huge_pages::check());
+    checks.push(templates::check(&config));
     checks.extend(containerd::checks());
     Report::new(checks)
 }
