@@ -225,6 +225,36 @@ fn a_shim_whose_only_container_is_given_up_is_ended() {
     });
 }
 
+/// What has come to a volume that follows the host goes with the container; the host keeps its own.
+#[test]
+fn a_volume_that_follows_the_host_goes_with_what_the_host_has_mounted_since() {
+    in_private_mounts(|| {
+        let none = None::<&str>;
+        let mut left = Leftover::new();
+        let host = left.base.path().join("host");
+        tmpfs(&host);
+        mount_fs(none, &host, none, MsFlags::MS_SHARED, none).unwrap();
+        fs::create_dir_all(host.join("volume")).unwrap();
+        let place = left.directory().join("shared/c2/mounts/0");
+        fs::create_dir_all(&place).unwrap();
+        mount_fs(Some(&host.join("volume")), &place, none, MsFlags::MS_BIND, none).unwrap();
+        mount_fs(none, &place, none, MsFlags::MS_SLAVE, none).unwrap();
+        // One below, and then one on top of it all.
+        tmpfs(&host.join("volume/sub"));
+        tmpfs(&host.join("volume"));
+        fs::write(host.join("volume/file"), "").unwrap();
+        assert!(place.join("file").exists());
+
+        left.state.containers.get_mut("c2").unwrap().mounts = vec![place.clone()];
+        left.write();
+        left.clean("c2").unwrap();
+        assert_eq!(mounts_below(&left.directory()).unwrap(), Vec::<PathBuf>::new());
+        assert!(host.join("volume/file").exists());
+        left.clean("s1").unwrap();
+        mount::detach(&host).unwrap();
+    });
+}
+
 #[test]
 fn members_of_a_dead_sandbox_go_one_by_one() {
     in_private_mounts(|| {
