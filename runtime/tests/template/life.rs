@@ -28,6 +28,35 @@ async fn a_restored_sandbox_runs_a_container_and_leaves_nothing() {
 }
 
 #[tokio::test]
+async fn the_init_that_was_saved_is_for_the_first_container_it_fits() {
+    let Some(rig) = rig_with_template().await else {
+        return;
+    };
+    let mut running = rig.launch("s1").await;
+    assert_eq!(running.sandbox.timings().origin, Origin::Restored);
+    // Its own pid tells a container that sees its sandbox's processes from one that does not.
+    let command = "busybox hostname; echo $$; busybox ls /proc | busybox grep -c '^[0-9]'";
+    let without_pids = |config: &mut serde_json::Value| {
+        let namespaces = config["linux"]["namespaces"].as_array_mut().unwrap();
+        namespaces.retain(|namespace| namespace["type"] != "pid");
+    };
+    let (status, output) = running.run(rig.container("c1", command, without_pids)).await;
+    assert_eq!(status, ExitStatus::Code(0), "{output}");
+    assert!(
+        output.starts_with("s1\n") && !output.contains("\n1\n"),
+        "{output}"
+    );
+    for id in ["c2", "c3"] {
+        let (status, output) = running.run(rig.container(id, command, |_| {})).await;
+        assert_eq!(status, ExitStatus::Code(0), "{output}");
+        // The shell, and the two of its pipe.
+        assert_eq!(output, "s1\n1\n3\n");
+    }
+    running.end().await;
+    rig.assert_clean();
+}
+
+#[tokio::test]
 async fn a_template_can_go_or_be_replaced_while_vms_of_it_live() {
     let Some(rig) = rig_with_template().await else {
         return;
