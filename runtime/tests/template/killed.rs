@@ -87,6 +87,38 @@ async fn a_builder_that_is_killed_leaves_nothing_that_counts() {
     rig.assert_clean();
 }
 
+/// The monitor that is there to restore a VM, as soon as it is.
+async fn restoring(rig: &Rig) -> Pid {
+    within(async {
+        loop {
+            if let Some((pid, _)) = monitors(rig)
+                .into_iter()
+                .find(|(_, command)| command.contains("-incoming"))
+            {
+                break pid;
+            }
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    })
+    .await
+}
+
+/// As on a host that has too much to do.
+#[tokio::test]
+async fn a_monitor_that_is_too_slow_to_begin_does_not_cost_the_template() {
+    let Some(rig) = rig_with_template().await else {
+        return;
+    };
+    let template = path(&rig).await;
+    let launch = tokio::spawn(Sandbox::launch(rig.request("s1")));
+    kill(restoring(&rig).await, Signal::SIGSTOP).unwrap();
+    let (sandbox, _events) = within(launch).await.unwrap().unwrap();
+    assert_eq!(sandbox.timings().origin, Origin::BootedInstead);
+    assert!(template.exists());
+    within(sandbox.shutdown(GONE)).await.unwrap();
+    rig.assert_clean();
+}
+
 #[tokio::test]
 async fn a_monitor_that_is_killed_while_it_loads_is_replaced() {
     for after in [0, 5, 20, 40, 80].map(Duration::from_millis) {
@@ -94,18 +126,7 @@ async fn a_monitor_that_is_killed_while_it_loads_is_replaced() {
             return;
         };
         let launch = tokio::spawn(Sandbox::launch(rig.request("s1")));
-        let victim = within(async {
-            loop {
-                if let Some((pid, _)) = monitors(&rig)
-                    .into_iter()
-                    .find(|(_, command)| command.contains("-incoming"))
-                {
-                    break pid;
-                }
-                tokio::time::sleep(Duration::from_millis(1)).await;
-            }
-        })
-        .await;
+        let victim = restoring(&rig).await;
         tokio::time::sleep(after).await;
         kill(victim, Signal::SIGKILL).unwrap();
         let (sandbox, mut events) = within(launch).await.unwrap().unwrap();
