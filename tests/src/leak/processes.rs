@@ -31,14 +31,14 @@ pub(super) fn list(scope: &Scope, daemon: &Daemon, items: &mut BTreeSet<String>)
         let cgroup = read(&dir, "cgroup");
         let by_program = scope.exclusive && PROGRAMS.iter().any(|program| runs(program, &name, &command));
         if by_program || scope.is_marked(&command) || scope.is_marked(&cgroup) {
-            let state = read(&dir, "stat")
+            // Whether it runs or sleeps changes all the time; that it waits to be reaped says what is wrong.
+            let stat = read(&dir, "stat");
+            let is_zombie = stat
                 .rsplit(") ")
                 .next()
-                .map(|s| s.chars().take(1).collect::<String>());
-            items.insert(format!(
-                "process {pid} {name} [{}] {command}",
-                state.unwrap_or_default()
-            ));
+                .is_some_and(|state| state.starts_with('Z'));
+            let note = if is_zombie { " (zombie)" } else { "" };
+            items.insert(format!("process {pid} {name}{note} {command}"));
         }
     }
 }
