@@ -47,14 +47,17 @@ fn kill_all(daemon: &Daemon) {
 
 /// runc 1.3 and later leave out all but the init where the container has its own pid namespace.
 fn kill_all_reaches_every_process(daemon: &Daemon) {
-    let script = "trap 'echo got; exit 8' USR1; echo up; while :; do sleep 0.1; done";
-    let task = Container::new(daemon).sh(script).start();
-    let exec = task.exec(["sh", "-c", script]).start();
+    let script = |then: &str| format!("trap 'echo got; {then}' USR1; echo up; while :; do sleep 0.1; done");
+    // Init stays: its end would be everybody's.
+    let task = Container::new(daemon).sh(&script(":")).start();
+    let exec = task.exec(["sh", "-c", &script("exit 8")]).start();
     task.stdio.stdout().wait_for("up");
     exec.stdio.stdout().wait_for("up");
     task.kill_all(SIGUSR1);
     exec.finish().expect_exit(8).expect_stdout("up\ngot\n");
-    task.finish().expect_exit(8).expect_stdout("up\ngot\n");
+    task.stdio.stdout().wait_for("got");
+    task.kill(SIGKILL);
+    task.finish().expect_exit(137).expect_stdout("up\ngot\n");
 }
 
 fn pause_and_resume(daemon: &Daemon) {
