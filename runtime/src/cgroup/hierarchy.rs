@@ -83,7 +83,7 @@ impl Hierarchy {
         let mut result = self.make_once(relative);
         for _ in 1..attempts {
             match &result {
-                Err(error) if error.kind() == io::ErrorKind::NotFound => result = self.make_once(relative),
+                Err(error) if is_gone(error) => result = self.make_once(relative),
                 _ => break,
             }
         }
@@ -109,6 +109,11 @@ impl Hierarchy {
         }
         Ok(())
     }
+}
+
+/// Whether a parent has just been removed, or is being removed.
+fn is_gone(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(libc::ENODEV)
 }
 
 /// Marks a cgroup as made by a sandbox, so that the last one in it may remove it.

@@ -220,3 +220,24 @@ fn the_last_one_out_removes_the_parents_that_were_made() {
     assert!(theirs.exists());
     fs::remove_dir(&theirs).unwrap();
 }
+
+/// Turns enough for two sandboxes to meet at each step of making and removing what they share.
+const TURNS: usize = 300;
+
+#[test]
+fn a_parent_that_another_removes_is_made_again() {
+    let hierarchies = Hierarchies::detect().unwrap();
+    let parent = Path::new("bulkhead-unit-tests").join("shared");
+    std::thread::scope(|scope| {
+        for name in ["a", "b"] {
+            let (hierarchies, path) = (&hierarchies, parent.join(name));
+            scope.spawn(move || {
+                for _ in 0..TURNS {
+                    let missing = hierarchies.missing(&path).unwrap();
+                    hierarchies.create(&path).unwrap();
+                    remove(&missing).unwrap();
+                }
+            });
+        }
+    });
+}
