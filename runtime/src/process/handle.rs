@@ -158,7 +158,8 @@ impl ProcessHandle {
     }
 
     /// Waits until the helper says that it does its work; returns the process it started for that, if any,
-    /// which is from now on killed with it and must have ended before `wait` returns.
+    /// which is from now on killed with it and must have ended before `wait` returns. `None` stands for one that has
+    /// ended already, too.
     ///
     /// Dropping the handle before this has succeeded kills the helper.
     pub async fn ready(&mut self, deadline: Duration) -> Result<Option<ProcessIdentity>, ProcessError> {
@@ -173,7 +174,10 @@ impl ProcessHandle {
         };
         match report {
             Some(Report::Ready { child }) => {
-                let child = child.map(|child| self.include(child)).transpose()?;
+                let child = match child {
+                    Some(child) => self.include(child)?,
+                    None => None,
+                };
                 self.ready = true;
                 Ok(child)
             }
@@ -261,23 +265,30 @@ impl ProcessHandle {
         }
     }
 
-    /// Takes a process that the helper says it started into the family, if it really is its child.
-    fn include(&self, child: u32) -> Result<ProcessIdentity, ProcessError> {
-        let not_its_child = || ProcessError::NotItsChild {
-            child,
-            parent: self.pid(),
+    /// Takes a process that the helper says it started into the family, if it really is its child. `None`: it has
+    /// ended already, of which the helper's own end will tell.
+    fn include(&self, child: u32) -> Result<Option<ProcessIdentity>, ProcessError> {
+        let Ok(identity) = ProcessIdentity::of(child) else {
+            return Ok(None);
         };
-        let identity = ProcessIdentity::of(child).map_err(|_| not_its_child())?;
-        let pidfd = identity.pidfd().ok().flatten().ok_or_else(not_its_child)?;
+        let Some(pidfd) = identity.pidfd().ok().flatten() else {
+            return Ok(None);
+        };
         if parent_of(child).ok() != Some(self.pid()) {
-            return Err(not_its_child());
+            if !identity.is_alive() {
+                return Ok(None);
+            }
+            return Err(ProcessError::NotItsChild {
+                child,
+                parent: self.pid(),
+            });
         }
         self.family
             .children
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .push(Arc::new(pidfd));
-        Ok(identity)
+        Ok(Some(identity))
     }
 }
 

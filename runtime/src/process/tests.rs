@@ -132,6 +132,11 @@ async fn a_reported_child_is_checked_and_killed_with_its_parent() {
     within(process.wait()).await;
     assert!(!child.is_alive());
 
+    // The shell has reaped it, and stays.
+    let script = r#"true & gone=$!; wait; echo "{\"ready\":{\"child\":$gone}}" >&5; sleep 600"#;
+    let mut bereft = shell(script).reports().spawn().unwrap();
+    assert_eq!(within(bereft.ready(SOON)).await.unwrap(), None);
+
     let mut liar = shell(r#"echo '{"ready":{"child":1}}' >&5; sleep 600"#)
         .reports()
         .spawn()
