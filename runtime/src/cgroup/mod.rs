@@ -150,43 +150,35 @@ impl Cgroup {
     /// # Errors
     /// Names the file the kernel refused.
     pub fn apply(&self, resources: &LinuxResources) -> Result<(), CgroupError> {
-        let (v1, v2) = (limits::v1(resources), limits::v2(resources));
-        for (hierarchy, directory) in &self.places {
-            let settings = if hierarchy.unified { &v2 } else { &v1 };
-            let ours = settings
-                .iter()
-                .filter(|setting| hierarchy.has(setting.controller));
-            set_all(directory, &ours.collect::<Vec<_>>())?;
-        }
-        Ok(())
+        self.set_limits(&limits::v1(resources), &limits::v2(resources))
+            .map(drop)
     }
-}
 
-impl Cgroup {
     /// Limits the block I/O of what is in the cgroup.
     ///
     /// # Errors
     /// The host has no controller for it, or names the file the kernel refused.
     pub fn limit_block_io(&self, io: &LinuxBlockIo) -> Result<(), CgroupError> {
-        let (v1, v2) = (limits::block_io_v1(io), limits::block_io_v2(io));
-        if v1.is_empty() {
+        let v1 = limits::block_io_v1(io);
+        if v1.is_empty() || self.set_limits(&v1, &limits::block_io_v2(io))? {
             return Ok(());
         }
-        let mut limited = false;
+        Err(CgroupError::NoBlockIo)
+    }
+
+    /// Sets in each hierarchy what it has the controllers for. Says whether there was any.
+    fn set_limits(&self, v1: &[Setting], v2: &[Setting]) -> Result<bool, CgroupError> {
+        let mut any = false;
         for (hierarchy, directory) in &self.places {
-            let settings = if hierarchy.unified { &v2 } else { &v1 };
+            let settings = if hierarchy.unified { v2 } else { v1 };
             let ours = settings
                 .iter()
                 .filter(|setting| hierarchy.has(setting.controller));
             let ours = ours.collect::<Vec<_>>();
-            limited |= !ours.is_empty();
+            any |= !ours.is_empty();
             set_all(directory, &ours)?;
         }
-        if limited {
-            Ok(())
-        } else {
-            Err(CgroupError::NoBlockIo)
-        }
+        Ok(any)
     }
 }
 
