@@ -74,11 +74,11 @@ pub fn start(args: &Args) -> Result<Vec<u8>, StartError> {
         Params::Legacy(_) => None,
     };
 
-    let options = Options::decode(params.options());
-    let sandbox = sandbox::choose(&bundle, &args.namespace, &args.id, &options.options)?;
+    let decoded = Options::decode(params.options());
+    let sandbox = sandbox::choose(&bundle, &args.namespace, &args.id, &decoded.options)?;
     // Before there is anything for `delete` to clean.
     sandbox::note(&bundle, &sandbox).map_err(failed("write the bundle's sandbox file"))?;
-    options
+    decoded
         .options
         .store(&bundle)
         .map_err(failed("write the bundle's options.json"))?;
@@ -86,7 +86,7 @@ pub fn start(args: &Args) -> Result<Vec<u8>, StartError> {
     let socket = socket::path(&dir, grpc_address(args, bootstrap), &args.namespace, &sandbox)?;
     let address = socket::address(&socket);
     if let Claim::Ours(listener) = socket::claim(&socket)? {
-        let served = serve(args, options, bootstrap, &listener, &bundle, &sandbox, &socket);
+        let served = serve(args, decoded, bootstrap, &listener, &bundle, &sandbox, &socket);
         if let Err(error) = served {
             // The listener is ours alone: its server is dead. Whoever joined it meanwhile is refused.
             drop(fs::remove_file(&socket));
