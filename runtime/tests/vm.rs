@@ -25,6 +25,8 @@ use tokio::io::{AsyncBufReadExt, BufReader};
 async fn a_vm_says_hello_and_ends_when_told() {
     let Some(rig) = Rig::new() else { return };
     let vm = rig.boot().await;
+    let state = vm.instance.examine().await.unwrap();
+    assert!(state.starts_with("running; CPU#0 RIP="), "{state}");
     vm.send(b"e").await;
     let death = within(vm.instance.died()).await;
     assert_eq!(

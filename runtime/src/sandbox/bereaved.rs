@@ -57,8 +57,10 @@ impl Inner {
         };
         match self.agent.order("Kill", Body::Kill(kill), deadlines::ORDER).await {
             Err(AgentError::Slow { .. }) if signal == SIGKILL => {
+                let state = self.examine_vm().await;
                 tracing::warn!(
                     container = entry.id,
+                    state,
                     "the guest does not answer SIGKILL: killing the VM"
                 );
                 self.kill_vm()

@@ -17,6 +17,8 @@ pub(super) const CREATE: Duration = Duration::from_secs(60);
 pub(super) const START: Duration = Duration::from_secs(30);
 /// Everything else the guest does at once. Also how long SIGKILL may take before the VM is killed instead.
 pub(super) const ORDER: Duration = Duration::from_secs(10);
+/// Asking the monitor what a guest that is about to be killed was at: milliseconds, and nothing that may hold that up.
+pub(super) const EXAMINE: Duration = Duration::from_secs(1);
 /// Listing processes: containerd's own limit for a state call.
 pub(super) const PIDS: Duration = Duration::from_secs(2);
 /// Between SIGKILL and a VMM's end; longer is a process stuck in the kernel.

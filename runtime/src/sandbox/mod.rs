@@ -35,6 +35,7 @@ use std::time::Duration;
 
 use bulkhead_agent_protocol::message::ConfigureNetwork;
 use tokio::sync::mpsc;
+use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 
 pub use crate::agent::{StdioRequest, Streams};
@@ -194,6 +195,17 @@ impl Sandbox {
 impl Inner {
     fn machine(&self) -> &Arc<Machine> {
         self.owner.machine()
+    }
+
+    /// What the virtual CPUs are at, or why nobody can say, for the log.
+    async fn examine_vm(&self) -> String {
+        let Some(vm) = self.machine().vm() else {
+            return "it has ended".to_owned();
+        };
+        match timeout(deadlines::EXAMINE, vm.examine()).await {
+            Ok(state) => state.unwrap_or_else(|error| error.to_string()),
+            Err(_) => "the monitor does not answer either".to_owned(),
+        }
     }
 
     fn kill_vm(&self) -> Result<(), SandboxError> {

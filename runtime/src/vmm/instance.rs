@@ -36,6 +36,10 @@ pub(super) trait Control: Send + Sync {
     async fn save(&self, deadline: Duration) -> Result<(), VmmError>;
     /// Why the guest ended, as far as the monitor has said.
     async fn last_words(&self) -> Option<DeathReason>;
+    /// What the virtual CPUs are at, in the monitor's words.
+    async fn examine(&self) -> Result<String, VmmError> {
+        Err(VmmError::Unsupported("tell what the virtual CPUs do"))
+    }
     /// Plugs all of the disks in, or none.
     async fn plug(&self, _disks: Vec<Disk>) -> Result<(), VmmError> {
         Err(VmmError::Unsupported("plug in disks"))
@@ -139,6 +143,11 @@ impl VmInstance {
     /// [`SAVED_OFFSET`](super::SAVED_OFFSET) on. It is of no use afterwards but to be ended.
     pub async fn save(&self, deadline: Duration) -> Result<(), VmmError> {
         self.control.save(deadline).await
+    }
+
+    /// What the virtual CPUs are at, for the log: whether they run or idle, and where.
+    pub async fn examine(&self) -> Result<String, VmmError> {
+        self.control.examine().await
     }
 
     /// Plugs disks in: all of them, or none. The guest is not told, and looks for them when its agent is.

@@ -26,6 +26,7 @@ use qmp::Qmp;
 
 pub mod command_line;
 mod disks;
+mod examine;
 mod joined;
 pub mod parent;
 mod qmp;
@@ -198,6 +199,10 @@ impl Control for Qmp {
 
     async fn last_words(&self) -> Option<DeathReason> {
         Self::last_words(self).await
+    }
+
+    async fn examine(&self) -> Result<String, VmmError> {
+        examine::examine(self).await
     }
 
     async fn plug(&self, disks: Vec<Disk>) -> Result<(), VmmError> {
