@@ -55,6 +55,12 @@ impl Hierarchies {
         self.0.iter()
     }
 
+    /// Those that `wanted` takes.
+    #[cfg(test)]
+    pub(super) fn keep(self, wanted: impl FnMut(&Hierarchy) -> bool) -> Self {
+        Self(self.0.into_iter().filter(wanted).collect())
+    }
+
     /// Whether `path` is a directory below one of the mount points, or would be one.
     pub fn contain(&self, path: &Path) -> bool {
         self.0

@@ -4,6 +4,7 @@
 //! whoever looks at the host's cgroup of the pid containerd was told finds them. The VM's processes are in a
 //! cgroup beside it, and so below the pod's.
 
+pub mod devices;
 mod hierarchy;
 mod limits;
 
@@ -59,6 +60,15 @@ pub enum CgroupError {
     },
     /// block I/O cannot be limited: the sandbox has no cgroup that the host's io or blkio controller is enabled in
     NoBlockIo,
+    /// devices cannot be limited: the sandbox has no cgroup that could
+    NoDevices,
+    /// cannot limit the devices of cgroup {path}: {source}
+    Devices {
+        /// The directory.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
     /// cannot remove cgroup {path}: {source}
     Remove {
         /// The directory.

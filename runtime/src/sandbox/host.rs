@@ -11,7 +11,7 @@ use bulkhead_oci::NetworkNamespace;
 use super::directory;
 use super::record::Record;
 use super::{ErrorKind, SandboxError, SandboxRequest, deadlines};
-use crate::cgroup::{self, Cgroup, Hierarchies};
+use crate::cgroup::{self, Cgroup, Hierarchies, devices};
 use crate::cleanup;
 use crate::network::{Netns, NetworkError};
 use crate::process::{Placement, ProcessIdentity, boot_id};
@@ -75,6 +75,9 @@ impl Host {
             cgroup::remove(&missing)
         });
         let cgroup = hierarchies.create(&cgroup)?;
+        if let Err(error) = cgroup.limit_devices(&devices::OF_A_VM) {
+            tracing::warn!("{error}; what holds is that the VM's processes see no devices of the host");
+        }
         let placement = Placement {
             cgroup_procs: cgroup.procs(),
             oom_score_adj: Some(oom_score_adj().map_err(|e| internal("read own oom_score_adj", &e))?),

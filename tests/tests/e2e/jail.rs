@@ -2,7 +2,9 @@
 //! at in `runtime/tests/jail.rs`; here is what only the whole can show.
 
 use std::fs;
+use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 
 use bulkhead_tests::host::HostProcess;
 use bulkhead_tests::task::Task;
@@ -16,6 +18,9 @@ pub const CASES: &[Case] = &[
     case("sandboxes_have_different_users", different_users).vm_only(),
     case("all_is_charged_to_the_sandbox", all_is_charged).vm_only(),
     case("the_monitor_is_killed_before_the_shim", killed_before_the_shim).vm_only(),
+    case("devices_that_were_not_meant_cannot_be_opened", devices_are_few)
+        .vm_only()
+        .core(),
 ];
 
 /// QEMU and its parent have no capability; serving files for any user takes eight.
@@ -109,6 +114,77 @@ fn killed_before_the_shim(daemon: &Daemon) {
         assert!(score(&shim.descendant(name)) > score(&shim), "{name}");
     }
     end(&task);
+}
+
+/// Says of each path whether it can be read, from within the cgroup of another process in every hierarchy.
+const OPEN_IN_CGROUP: &str = "while read -r procs; do echo 0 > \"$procs\" || exit 1; done
+    for path; do if true < \"$path\"; then echo yes; else echo no; fi; done";
+
+fn devices_are_few(daemon: &Daemon) {
+    let task = sleeper(daemon);
+    let shim = HostProcess::shim_of(daemon, task.id());
+    let ours = format!("bulkhead-{}", task.id());
+    let monitor = shim.descendant("qemu-system");
+    let directories = cgroup_directories(monitor.pid, &ours);
+    // Version 1 says it itself.
+    let list = directories
+        .iter()
+        .find(|directory| directory.starts_with("/sys/fs/cgroup/devices"));
+    if let Some(list) = list {
+        let list = fs::read_to_string(list.join("devices.list")).unwrap();
+        assert_eq!(list, "c 1:3 rwm\nc 10:232 rwm\nc *:* m\nb *:* m\n");
+    }
+    let procs = directories
+        .iter()
+        .map(|directory| format!("{}/cgroup.procs\n", directory.display()));
+    let output = with_input(
+        Command::new("/bin/sh").args([
+            "-c",
+            OPEN_IN_CGROUP,
+            "sh",
+            "/dev/null",
+            "/dev/zero",
+            "/dev/urandom",
+            "/dev/net/tun",
+        ]),
+        &procs.collect::<String>(),
+    );
+    assert_eq!(output, "yes\nno\nno\nno\n");
+    end(&task);
+    for directory in directories {
+        assert!(!directory.exists(), "{} is left", directory.display());
+    }
+}
+
+/// Where a process is that is in a cgroup of this name.
+fn cgroup_directories(process: u32, name: &str) -> Vec<PathBuf> {
+    let groups = fs::read_to_string(format!("/proc/{process}/cgroup")).unwrap();
+    let places = groups.lines().filter_map(|line| {
+        let (controllers, path) = line.split_once(':')?.1.split_once(':')?;
+        if !path.ends_with(name) {
+            return None;
+        }
+        let hierarchy = match controllers.strip_prefix("name=").unwrap_or(controllers) {
+            "" if Path::new("/sys/fs/cgroup/unified").exists() => "/unified",
+            "" => "",
+            other => &format!("/{other}"),
+        };
+        Some(PathBuf::from(format!("/sys/fs/cgroup{hierarchy}{path}")))
+    });
+    places.collect()
+}
+
+/// What it prints.
+fn with_input(command: &mut Command, input: &str) -> String {
+    let mut child = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+    let output = child.wait_with_output().unwrap();
+    String::from_utf8(output.stdout).unwrap()
 }
 
 fn status(process: &HostProcess, key: &str) -> String {
