@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 #![allow(clippy::unwrap_used, clippy::expect_used)] // A benchmark stops at the first surprise.
 
+mod crowd;
 mod disks;
 mod exec;
 mod memory;
@@ -29,7 +30,7 @@ use crate::report::Measurement;
 #[command(name = "bulkhead-bench")]
 struct Arguments {
     /// What to measure: start, boot, exec, stdio, stdout, stdout-short, idle-pss,
-    /// give-back, layers, metadata, state. All of them if none is named.
+    /// give-back, layers, metadata, state, crowd, alive. All of them if none is named.
     names: Vec<String>,
     /// One JSON object a line, instead of a table.
     #[arg(long)]
@@ -67,7 +68,7 @@ pub struct Runtime {
     cold: bool,
 }
 
-const BENCHES: [Bench; 11] = [
+const BENCHES: [Bench; 13] = [
     Bench {
         name: "start",
         n: 10,
@@ -122,6 +123,16 @@ const BENCHES: [Bench; 11] = [
         name: "state",
         n: 500,
         run: state::state,
+    },
+    Bench {
+        name: "crowd",
+        n: 50,
+        run: crowd::crowd,
+    },
+    Bench {
+        name: "alive",
+        n: 110,
+        run: crowd::alive,
     },
 ];
 
