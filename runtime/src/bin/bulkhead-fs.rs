@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use bulkhead_runtime::fs_server::{FsServerConfig, LISTENER_FD, LOCK_FD};
 use bulkhead_runtime::jail::filter::{Filter, Program};
-use bulkhead_runtime::jail::{limits, privileges, root};
+use bulkhead_runtime::jail::{landlock, limits, privileges, root};
 use bulkhead_runtime::process::{Order, REPORT_FD, Report, WATCHDOG_FD, inherited};
 use vhost::vhost_user::{Error as VhostError, Listener};
 use vhost_user_backend::{Error as BackendError, VhostUserDaemon};
@@ -62,6 +62,7 @@ fn serve(report: &OwnedFd) -> io::Result<()> {
     root::leave_namespaces_but_see_mounts()?;
     let proc_self_fd = root::become_directory(&config.directory)?;
     privileges::keep(privileges::OF_A_FILE_SERVER)?;
+    landlock::restrict(landlock::of_a_file_server()).map_err(other)?;
     // Before there is a second thread: each one starts with it.
     Filter::of(Program::FileServer)
         .and_then(|filter| filter.apply())

@@ -8,6 +8,7 @@
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
 use std::process::{Child, Command, ExitCode, ExitStatus};
 use std::time::{Duration, Instant};
 
@@ -81,7 +82,7 @@ fn start(report: io::Result<OwnedFd>) -> io::Result<Watch> {
     let (program, arguments) = config.command.split_first().ok_or(io::ErrorKind::InvalidInput)?;
     let user = config
         .jail
-        .enter()
+        .enter(Path::new(program))
         .map_err(|error| io::Error::new(error.kind(), format!("cannot enter the jail: {error}")))?;
     let filter = Filter::of(Program::Qemu).map_err(io::Error::other)?;
     let mut command = Command::new(program);

@@ -2,7 +2,8 @@
 //! taken nothing else.
 //!
 //! Each piece is one idea: [`root`] is what such a process sees of the host's files, [`user`] who it is,
-//! [`privileges`] what it may, [`limits`] how much, and [`filter`] by which system calls. [`Jail`] puts them
+//! [`privileges`] what it may, [`limits`] how much, [`filter`] by which system calls, and [`landlock`] with which
+//! files, whether it sees them or not. [`Jail`] puts them
 //! together for QEMU and its parent; the file-sharing server puts its own together, because it has to serve
 //! any user's files. docs/jail.md names each item, where it is made, and the test that looks at it.
 
@@ -10,6 +11,7 @@ mod executable;
 mod plan;
 
 pub mod filter;
+pub mod landlock;
 pub mod limits;
 pub mod privileges;
 pub mod root;

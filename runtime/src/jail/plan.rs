@@ -3,13 +3,13 @@
 use std::fs::DirBuilder;
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 use super::root::{self, Tree};
 use super::user::User;
-use super::{Executable, limits, privileges};
+use super::{Executable, landlock, limits, privileges};
 
 /// Everything that shapes it, as it travels to the parent.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -26,8 +26,9 @@ pub struct Jail {
 
 impl Jail {
     /// Puts the calling process, which has a single thread, into it; what it starts then is in it, too, as the
-    /// first process of a PID namespace. The user is this process's for as long as it lives.
-    pub fn enter(&self) -> io::Result<User> {
+    /// first process of a PID namespace, and can be `program` only. The user is this process's for as long as it
+    /// lives.
+    pub fn enter(&self, program: &Path) -> io::Result<User> {
         if let Some(directory) = self.users.parent() {
             DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
         }
@@ -43,6 +44,13 @@ impl Jail {
         tree.become_root()?;
         limits::of_a_monitor()?;
         privileges::become_user(user.number())?;
+        let interpreter = self.executable.interpreter.as_deref();
+        let rules = landlock::of_a_monitor(
+            interpreter.into_iter().chain([program]),
+            files.iter().map(PathBuf::as_path),
+            self.kvm,
+        );
+        landlock::restrict(rules).map_err(io::Error::other)?;
         Ok(user)
     }
 }

@@ -10,6 +10,7 @@
 )]
 
 mod guest;
+mod mounts;
 #[path = "../support/skip.rs"]
 mod skip;
 
@@ -69,6 +70,8 @@ impl Host {
         symlink("../sentinel/secret", share.join("relative")).unwrap();
         let none = None::<&str>;
         mount(Some(&share), &share, none, MsFlags::MS_BIND, none).unwrap();
+        // As the share of a sandbox is: what is mounted in it later appears, and goes.
+        mount(none, &share, none, MsFlags::MS_SHARED, none).unwrap();
         let mounted = Mounted(share.clone());
         let lock = File::create(directory.path().join("lock")).unwrap();
         let spec = FsServerSpec {
