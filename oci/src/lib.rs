@@ -24,6 +24,7 @@ mod root;
 pub mod sizing;
 pub mod spec;
 
+pub use devices::BlockDevice;
 pub use error::PlanError;
 pub use id::{IdError, validate_id};
 pub use mounts::GUEST_SHM;
@@ -31,7 +32,7 @@ pub use namespaces::joined_processes;
 pub use plan::{
     BindMount, ContainerPlan, GuestPaths, HostHooks, HostPlan, NetworkNamespace, PidNamespace, plan,
 };
-pub use process::{ProcessPlan, plan_process, validate_process};
+pub use process::{ProcessPlan, inherit, plan_process, validate_process};
 pub use resources::{ResourcesPlan, plan_resources};
 pub use spec::{SpecError, parse_process, parse_resources, read_spec};
 

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{Hook, Linux, LinuxResources, Root, Spec};
 
+use crate::devices::BlockDevice;
 use crate::error::{PlanError, invalid};
 use crate::process::{ProcessPlan, plan_process};
 use crate::resources::{check_block_io, plan_resources};
@@ -30,6 +31,8 @@ pub struct HostPlan {
     pub rootfs_read_only: bool,
     /// Directories, files and special files of the host that the container sees, in the spec's order.
     pub binds: Vec<BindMount>,
+    /// Block devices of the host that the container sees, in the spec's order.
+    pub devices: Vec<BlockDevice>,
     /// Network namespace.
     pub network: NetworkNamespace,
     /// PID namespace.
@@ -153,7 +156,7 @@ pub fn plan(
         .set_mount_label(None)
         .set_rootfs_propagation(linux::propagation(linux)?)
         .set_namespaces(Some(namespaces.guest))
-        .set_devices(linux.devices().as_ref().map(|_| devices))
+        .set_devices(linux.devices().as_ref().map(|_| devices.guest))
         .set_resources(guest_resources)
         .set_cgroups_path(Some(Path::new("/").join(container_id)));
     let mut guest_root = Root::default();
@@ -173,6 +176,7 @@ pub fn plan(
             rootfs,
             rootfs_read_only,
             binds: mounts.binds,
+            devices: devices.disks,
             network: namespaces.network,
             pid: namespaces.pid,
             cgroups_path: cgroups_path::translate(linux.cgroups_path().as_ref())?,

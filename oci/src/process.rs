@@ -47,6 +47,20 @@ pub fn validate_process(process: &Process) -> Result<(), PlanError> {
     plan_process(process).map(|_| ())
 }
 
+/// Gives the process of an exec what it does not say of itself, as the container's own process has it: capabilities,
+/// I/O priority and scheduler; limits not. runc does so, and clients rely on it.
+pub fn inherit(process: &mut Process, init: &Process) {
+    if process.capabilities().is_none() {
+        process.set_capabilities(init.capabilities().clone());
+    }
+    if process.io_priority().is_none() {
+        process.set_io_priority(*init.io_priority());
+    }
+    if process.scheduler().is_none() {
+        process.set_scheduler(init.scheduler().clone());
+    }
+}
+
 fn arguments(process: &Process) -> Result<(), PlanError> {
     if process
         .command_line()

@@ -7,6 +7,7 @@ use oci_spec::runtime::{
     LinuxThrottleDevice,
 };
 
+use crate::devices;
 use crate::error::{PlanError, invalid, unsupported};
 use crate::group::Role;
 
@@ -93,6 +94,7 @@ fn without_zeros(resources: &LinuxResources) -> LinuxResources {
 fn for_guest(resources: &LinuxResources, warnings: &mut Vec<String>) -> LinuxResources {
     let mut guest = resources.clone();
     guest.set_network(None);
+    guest.set_devices(guest.devices().as_deref().map(devices::guest_rules));
     guest.set_hugepage_limits(None);
     guest.set_cpu(guest.cpu().clone().map(|cpu| guest_cpu(cpu, warnings)));
     // It names devices of the host, which the VM's processes use for the container.

@@ -78,7 +78,7 @@ fn describe(dir: &Path) -> Value {
 
 fn host(plan: &ContainerPlan) -> Value {
     let host = &plan.host;
-    json!({
+    let mut all = json!({
         "rootfs": host.rootfs,
         "rootfs_read_only": host.rootfs_read_only,
         "binds": host.binds.iter().map(bind).collect::<Vec<_>>(),
@@ -91,7 +91,19 @@ fn host(plan: &ContainerPlan) -> Value {
             "poststart": host.hooks.poststart,
             "poststop": host.hooks.poststop,
         },
-    })
+    });
+    if !host.devices.is_empty() {
+        all["devices"] = host.devices.iter().map(device).collect();
+    }
+    all
+}
+
+fn device(device: &bulkhead_oci::BlockDevice) -> Value {
+    let (path, access) = (device.path.display(), &device.access);
+    json!(format!(
+        "b {}:{} at {path} ({access})",
+        device.major, device.minor
+    ))
 }
 
 fn bind(bind: &BindMount) -> String {

@@ -51,6 +51,16 @@ pub fn ext4(image: &Path) {
     command::succeed(Command::new("mkfs.ext4").arg("-q").arg(image), deadline::ORDINARY);
 }
 
+/// An ext4 image of a directory.
+#[track_caller]
+pub fn ext4_of(image: &Path, tree: &Path) {
+    let file = File::create(image).expect("a file for the image");
+    file.set_len(WRITABLE_BYTES).expect("room for the image");
+    let mut make = Command::new("mkfs.ext4");
+    make.arg("-q").arg("-d").arg(tree).arg(image);
+    command::succeed(&mut make, deadline::LONG);
+}
+
 /// Images of as many layers, the topmost first, and the tree at the bottom: each but that one holds one file.
 #[track_caller]
 pub fn layers(directory: &Path, tree: &Path, count: usize) -> Vec<PathBuf> {

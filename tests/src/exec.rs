@@ -65,6 +65,12 @@ impl<'t, 'd> Exec<'t, 'd> {
         self
     }
 
+    /// Any other change to its description.
+    pub fn spec(mut self, edit: impl FnOnce(&mut Value)) -> Self {
+        edit(&mut self.spec);
+        self
+    }
+
     /// Gives it a stdin.
     pub fn stdin(mut self) -> Self {
         self.stdio.stdin = true;

@@ -12,6 +12,7 @@
 //! | [`process`], [`exec`] | the init process or an exec of a task, over containerd's gRPC API |
 //! | [`stdio`] | the client's end of a process's fifos |
 //! | [`disk_images`] | root file systems on disks, made by hand |
+//! | [`loop_device`] | a block device of the host that a test can spare |
 //! | [`events`] | what containerd published, in order |
 //! | [`host`] | the host's processes that serve a container |
 //! | [`leak`] | proves that a test left nothing behind |
@@ -34,6 +35,7 @@ pub mod exec;
 pub mod host;
 pub mod image;
 pub mod leak;
+pub mod loop_device;
 pub mod process;
 pub mod run;
 pub mod settings;

@@ -12,11 +12,12 @@ use super::process::Process;
 use super::spec::prepare;
 use super::{Container, State, Surroundings, devices, resources};
 use crate::agent::Agent;
+use crate::disks::Device;
 use crate::failure::Failure;
 use crate::lock;
 use crate::stdio::Streams;
 use crate::sys;
-use crate::zygote::job::{CreateJob, Work};
+use crate::zygote::job::{CreateJob, DeviceNumber, Work};
 use crate::zygote::namespaces::set_sysctl;
 use crate::zygote::spare::Spare;
 use crate::zygote::{Spawned, gate};
@@ -57,10 +58,13 @@ async fn build(
     let id = request.container_id.as_str();
     let stdio = request.stdio.clone().unwrap_or_default();
     let prepared = prepare(&request.spec, stdio.terminal)?;
-    let root = agent.disks.attach(&request).await?;
-    let root = root.map(|root| root.to_string_lossy().into_owned());
+    let given = agent.disks.attach(&request).await?;
+    let root = given.root.map(|root| root.to_string_lossy().into_owned());
     let settings = resources::settings(&prepared.resources)?;
-    let filter = devices::filter(prepared.resources.devices().as_deref().unwrap_or_default())?;
+    let disk_rules: Vec<_> = given.devices.iter().map(devices::rule_for).collect();
+    let mut rules = prepared.resources.devices().clone().unwrap_or_default();
+    rules.extend_from_slice(&disk_rules);
+    let filter = devices::filter(&rules)?;
 
     let seccomp = prepared.seccomp().map(serde_json::to_vec).transpose();
     let seccomp = seccomp.map_err(|error| Failure::invalid(format!("linux.seccomp: {error}")))?;
@@ -97,6 +101,7 @@ async fn build(
             Some(_) => hostname()?,
             None => String::new(),
         },
+        numbers: given.devices.into_iter().map(DeviceNumber::from).collect(),
     };
     let uid = prepared.process()?.user().uid();
     let (gate, spawned, process) = spawn(agent, &stdio, uid, &cgroup, pids, spare, job).await?;
@@ -106,6 +111,7 @@ async fn build(
         execs: std::collections::BTreeMap::new(),
         cgroup,
         gate: Some(gate),
+        disk_rules,
         surroundings: Surroundings {
             namespaces: prepared.namespaces | joined,
             private_pids: prepared.private_pids,
@@ -117,6 +123,15 @@ async fn build(
         last_stats: None,
     };
     Ok((container, spawned))
+}
+
+impl From<Device> for DeviceNumber {
+    fn from(device: Device) -> Self {
+        let Device {
+            path, major, minor, ..
+        } = device;
+        Self { path, major, minor }
+    }
 }
 
 /// A pidfd of container `id`'s init, by which another joins its PID namespace.

@@ -10,6 +10,7 @@
 
 use oci_spec::runtime::{LinuxDeviceCgroup, LinuxDeviceType};
 
+use crate::disks::Device;
 use crate::failure::Failure;
 
 /// `BPF_DEVCG_ACC_*`, and the types beside them in `bpf_cgroup_dev_ctx.access_type`.
@@ -58,6 +59,17 @@ impl Filter {
             Self::Own(program) => program,
         }
     }
+}
+
+/// The rule that lets a container do with a block device what the host says.
+pub fn rule_for(device: &Device) -> LinuxDeviceCgroup {
+    let mut rule = LinuxDeviceCgroup::default();
+    rule.set_allow(true);
+    rule.set_typ(Some(LinuxDeviceType::B));
+    rule.set_major(Some(device.major.into()));
+    rule.set_minor(Some(device.minor.into()));
+    rule.set_access(Some(device.access.clone()));
+    rule
 }
 
 /// The program that allows what every container has, and nothing else.

@@ -79,11 +79,7 @@ pub async fn update(agent: &Arc<Agent>, request: &Update) -> Result<(), Failure>
     let resources: LinuxResources = serde_json::from_slice(&request.resources)
         .map_err(|error| Failure::invalid(format!("resources: {error}")))?;
     let settings = resources::settings(&resources)?;
-    let filter = match resources.devices().as_deref() {
-        None | Some([]) => None,
-        Some(rules) => Some(devices::filter(rules)?.into_program()),
-    };
-    let cgroup = {
+    let (cgroup, disk_rules) = {
         let mut registry = lock(&agent.registry);
         let container = registry.get(&request.container_id)?;
         if container.state == State::Stopped {
@@ -92,7 +88,11 @@ pub async fn update(agent: &Arc<Agent>, request: &Update) -> Result<(), Failure>
                 request.container_id
             )));
         }
-        container.cgroup.clone()
+        (container.cgroup.clone(), container.disk_rules.clone())
+    };
+    let filter = match resources.devices().as_deref() {
+        None | Some([]) => None,
+        Some(rules) => Some(devices::filter(&[rules, &disk_rules].concat())?.into_program()),
     };
     // A lower memory limit makes the kernel reclaim before the write returns.
     let written = tokio::task::spawn_blocking(move || {

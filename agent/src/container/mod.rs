@@ -28,6 +28,7 @@ use std::os::fd::OwnedFd;
 
 use bulkhead_agent_protocol::control::MAX_OTHER_PIDS;
 use bulkhead_agent_protocol::message::Stats;
+use oci_spec::runtime::LinuxDeviceCgroup;
 
 use crate::failure::Failure;
 use cgroup::Cgroup;
@@ -46,6 +47,8 @@ pub struct Container {
     pub cgroup: Cgroup,
     /// The agent's end of what init waits at, until it is started.
     pub gate: Option<OwnedFd>,
+    /// What it may do with its block devices, whatever else it may; after all other rules.
+    pub disk_rules: Vec<LinuxDeviceCgroup>,
     /// What further processes join and take on.
     pub surroundings: Surroundings,
     /// Processes killed for want of memory, as far as the host has been told.

@@ -3,6 +3,7 @@
 use std::io::Write;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 
 use bulkhead_agent_protocol::message::{Failed, FailureKind};
 use nix::errno::Errno;
@@ -15,7 +16,7 @@ use super::console::Terminal;
 use super::entry::{Surroundings, take_on};
 use super::gate::Gate;
 use super::hooks::StartHooks;
-use super::job::{CreateJob, MAX_REPORT, Work};
+use super::job::{CreateJob, DeviceNumber, MAX_REPORT, Work};
 use super::program::Program;
 use super::worker::{self, Made, set_oom_score};
 use super::{namespaces, rootfs, scheduling, standard_streams};
@@ -127,6 +128,19 @@ fn prepare_job(job: &CreateJob) -> Result<Prepared, Failure> {
     }
     if prepared.spec.hostname().is_none() && !job.hostname.is_empty() {
         prepared.spec.set_hostname(Some(job.hostname.clone()));
+    }
+    let linux = prepared.spec.linux_mut().as_mut();
+    for device in linux
+        .and_then(|linux| linux.devices_mut().as_mut())
+        .into_iter()
+        .flatten()
+    {
+        let is_it = |number: &&DeviceNumber| *device.path() == Path::new(&number.path);
+        if let Some(number) = job.numbers.iter().find(is_it) {
+            device
+                .set_major(number.major.into())
+                .set_minor(number.minor.into());
+        }
     }
     Ok(prepared)
 }

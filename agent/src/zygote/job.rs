@@ -49,6 +49,23 @@ pub struct CreateJob {
     /// The host name where the spec has none: init may be older than the guest's own.
     #[prost(string, tag = "6")]
     pub hostname: String,
+    /// Numbers of devices that the spec lists without.
+    #[prost(message, repeated, tag = "7")]
+    pub numbers: Vec<DeviceNumber>,
+}
+
+/// Which device a node of `linux.devices` is of.
+#[derive(Clone, PartialEq, Message)]
+pub struct DeviceNumber {
+    /// The node in the container.
+    #[prost(string, tag = "1")]
+    pub path: String,
+    /// Its device.
+    #[prost(uint32, tag = "2")]
+    pub major: u32,
+    /// See `major`.
+    #[prost(uint32, tag = "3")]
+    pub minor: u32,
 }
 
 /// Start a process in a container. Descriptors: a pidfd of the container's init, its cgroup's

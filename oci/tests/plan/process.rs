@@ -84,3 +84,31 @@ fn what_names_host_cpus_is_unsupported() {
     assert_eq!(unsupported(affinity), "process.execCPUAffinity");
     assert!(with("/process/execCPUAffinity", json!({})).is_ok());
 }
+
+#[test]
+fn an_exec_has_of_its_container_what_it_does_not_say() {
+    let process = |more: Value| {
+        let mut process = json!({"args": ["a"], "cwd": "/", "user": {"uid": 0, "gid": 0}});
+        for (key, value) in more.as_object().unwrap() {
+            process[key] = value.clone();
+        }
+        serde_json::from_value::<bulkhead_oci::runtime::Process>(process).unwrap()
+    };
+    let init = process(json!({
+        "capabilities": {"bounding": ["CAP_CHOWN"], "effective": ["CAP_CHOWN"], "permitted": ["CAP_CHOWN"]},
+        "ioPriority": {"class": "IOPRIO_CLASS_BE", "priority": 3},
+        "rlimits": [{"type": "RLIMIT_NOFILE", "soft": 7, "hard": 7}],
+        "noNewPrivileges": true,
+    }));
+    let mut silent = process(json!({}));
+    bulkhead_oci::inherit(&mut silent, &init);
+    assert_eq!(silent.capabilities(), init.capabilities());
+    assert_eq!(silent.io_priority(), init.io_priority());
+    assert_eq!((silent.rlimits(), silent.no_new_privileges()), (&None, None));
+
+    let own =
+        process(json!({"capabilities": {}, "ioPriority": {"class": "IOPRIO_CLASS_IDLE", "priority": 0}}));
+    let mut same = own.clone();
+    bulkhead_oci::inherit(&mut same, &init);
+    assert_eq!(same, own);
+}

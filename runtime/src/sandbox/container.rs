@@ -71,7 +71,10 @@ impl Container {
         process: &Process,
         stdio: StdioRequest,
     ) -> Result<(ExecHandle, Streams), SandboxError> {
-        let plan = bulkhead_oci::plan_process(process)?;
+        let mut plan = bulkhead_oci::plan_process(process)?;
+        if let Some(init) = &self.entry.process {
+            bulkhead_oci::inherit(&mut plan.process, init);
+        }
         for warning in &plan.warnings {
             tracing::warn!(container = self.entry.id, exec = exec_id, "{warning}");
         }

@@ -77,6 +77,7 @@ impl Inner {
         if let Some(root) = root {
             self.plug(entry, root).await?;
         }
+        self.plug_devices(entry, &request.plan.host.devices).await?;
         let plugged = begun.elapsed();
         let pid = self.start_anchor(entry, "").await?;
         let anchored = begun.elapsed();
@@ -123,6 +124,7 @@ impl Inner {
             create.disks.clone_from(&plugged.sources);
             create.root.clone_from(&plugged.root);
         }
+        std::mem::take(&mut *lock(&entry.devices)).tell(&mut create);
         self.agent
             .request(
                 "CreateContainer",

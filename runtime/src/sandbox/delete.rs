@@ -49,6 +49,7 @@ impl Inner {
         }
         entry.end_anchors().await;
         self.unplug(entry).await;
+        self.unplug_devices(entry).await;
         let resources = entry.take_resources();
         let result = match resources {
             Some(Resources { undo, .. }) => match tokio::task::spawn_blocking(move || undo.run()).await {

@@ -13,7 +13,7 @@ use super::registry::{Entry, lock};
 use super::{ErrorKind, Inner, SandboxError};
 use crate::rootfs::disk_file::{self, DiskFile};
 use crate::rootfs::on_disks::{DiskRoot, MAX_DISKS};
-use crate::vmm::{Disk, DiskAddress, Image, MAX_LUN};
+use crate::vmm::{Disk, DiskAddress, Image, MAX_LUN, VmInstance, VmmError};
 
 const _: () = assert!(MAX_DISKS <= MAX_LUN as usize + 1);
 
@@ -39,13 +39,13 @@ pub(super) struct Plugged {
 }
 
 impl Targets {
-    fn take(&self) -> Result<u8, SandboxError> {
+    pub(super) fn take(&self) -> Result<u8, SandboxError> {
         let mut taken = lock(&self.0);
         let free = (0..=u8::MAX).find(|target| !taken.contains(target));
         let free = free.ok_or_else(|| {
             SandboxError::new(
                 ErrorKind::FailedPrecondition,
-                "256 containers with disks are all that one sandbox can have",
+                "256 block devices and containers with disks are all that one sandbox can have",
             )
         })?;
         taken.insert(free);
@@ -118,10 +118,7 @@ impl OpenRoot {
 impl Inner {
     /// Plugs a container's disks in. They are given back with the container.
     pub(super) async fn plug(&self, entry: &Entry, root: OpenRoot) -> Result<(), SandboxError> {
-        let vm = self
-            .machine()
-            .vm()
-            .ok_or_else(|| SandboxError::new(ErrorKind::Unavailable, "the VM is gone"))?;
+        let vm = self.vm_to_plug()?;
         let target = self.targets.take()?;
         let (disks, plugged) = root.disks(target);
         // Before they are there: whatever becomes of this, they are taken out with the container.
@@ -134,17 +131,29 @@ impl Inner {
         let Some(plugged) = lock(&entry.disks).take() else {
             return;
         };
+        // Those that stay go with the VM.
+        if let Err(error) = self.take_out(&plugged.addresses).await {
+            tracing::warn!(container = entry.id, "its disks stay plugged in: {error}");
+        }
+    }
+
+    pub(super) fn vm_to_plug(&self) -> Result<&VmInstance, SandboxError> {
+        let vm = self.machine().vm();
+        vm.ok_or_else(|| SandboxError::new(ErrorKind::Unavailable, "the VM is gone"))
+    }
+
+    /// Takes the disks of one target out, and gives the target back. A VM that is gone has let go of them. Where it
+    /// fails the target stays taken, so that nobody finds them in their place.
+    pub(super) async fn take_out(&self, disks: &[DiskAddress]) -> Result<(), VmmError> {
         if self.is_vm_alive()
             && let Some(vm) = self.machine().vm()
-            && let Err(error) = vm.unplug(&plugged.addresses).await
         {
-            // Their target stays taken, so that nobody finds them in their place. They go with the VM.
-            tracing::warn!(container = entry.id, "its disks stay plugged in: {error}");
-            return;
+            vm.unplug(disks).await?;
         }
-        if let Some(address) = plugged.addresses.first() {
+        if let Some(address) = disks.first() {
             self.targets.give_back(address.target);
         }
+        Ok(())
     }
 }
 

@@ -6,6 +6,7 @@
 //! [`SandboxEvent`]s.
 
 mod bereaved;
+mod block_devices;
 mod container;
 mod create;
 mod deadlines;
@@ -50,6 +51,7 @@ pub use timings::{Origin, Timings};
 use crate::agent::AgentClient;
 use crate::vmm::Vmm;
 use crate::vmm::qemu::Qemu;
+use block_devices::BlockDevices;
 use disks::Targets;
 use machine::{Machine, Owner};
 use pump::Pump;
@@ -69,6 +71,7 @@ struct Inner {
     /// Creates under way; closed once the sandbox shuts down.
     creations: TaskTracker,
     targets: Targets,
+    block_devices: BlockDevices,
     anchor_program: PathBuf,
     /// What the guest has been told of its network.
     network: Mutex<Option<ConfigureNetwork>>,
@@ -124,6 +127,7 @@ impl Sandbox {
             registry,
             creations: TaskTracker::new(),
             targets: Targets::default(),
+            block_devices: BlockDevices::default(),
             anchor_program: create::anchor_program(&request.config),
             network: Mutex::default(),
             timings: launched.timings,

@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use bulkhead_agent_protocol::message::Stats;
 use bulkhead_oci::HostHooks;
+use bulkhead_oci::runtime::Process;
 
+use super::block_devices::Had;
 use super::disks::Plugged;
 use super::{ErrorKind, SandboxError};
 use crate::agent::Streams;
@@ -35,14 +37,18 @@ pub(super) struct Entry {
     pub oci_version: String,
     /// See `oci_version`.
     pub annotations: HashMap<String, String>,
+    /// What init is, which execs have their part of.
+    pub process: Option<Process>,
     /// Of init's anchor.
     pub pid: OnceLock<u32>,
     /// Streams of init, until they are taken.
     pub streams: Mutex<Option<Streams>>,
     /// The guest's last word on the container's counters.
     pub stats: Mutex<Option<Box<Stats>>>,
-    /// What it has plugged into the VM.
+    /// What it has plugged into the VM for its root file system.
     pub disks: Mutex<Option<Plugged>>,
+    /// Its block devices.
+    pub devices: Mutex<Had>,
     anchors: Mutex<HashMap<String, Anchor>>,
     resources: Mutex<Option<Resources>>,
 }
@@ -117,10 +123,12 @@ impl Entry {
                 .map(hooks::longest),
             oci_version: request.plan.guest.version().clone(),
             annotations: request.spec_annotations.clone(),
+            process: request.plan.guest.process().clone(),
             pid: OnceLock::new(),
             streams: Mutex::default(),
             stats: Mutex::default(),
             disks: Mutex::default(),
+            devices: Mutex::default(),
             anchors: Mutex::default(),
             resources: Mutex::default(),
         }

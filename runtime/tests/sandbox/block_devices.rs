@@ -1,12 +1,11 @@
 //! Root file systems on block devices of the host, as of a device-mapper snapshotter. Loop devices stand in for them.
 
 use std::fs::{self, OpenOptions};
-use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use bulkhead_runtime::sandbox::ExitStatus;
 
 use crate::disks::{Images, on_disks, order, read_back};
+use crate::loop_device::Loop;
 use crate::processes::process;
 use crate::rig::{OUTPUT, Rig, read, within};
 
@@ -14,34 +13,6 @@ use crate::rig::{OUTPUT, Rig, read, within};
 const BIG_BYTES: u32 = 8 << 20;
 /// What stays of the image whose end is cut off: its file system's own data, or most of it.
 const REST_BYTES: u64 = 1 << 20;
-
-/// A loop device, detached with the test.
-struct Loop(PathBuf);
-
-impl Loop {
-    /// `None`, with a word about it, where the host has none.
-    fn of(image: &Path, read_only: bool) -> Option<Self> {
-        let mut attach = Command::new("losetup");
-        attach.args(["--find", "--show"]).arg(image);
-        if read_only {
-            attach.arg("--read-only");
-        }
-        let output = attach.output().unwrap();
-        if !output.status.success() {
-            eprintln!("skipped: {}", String::from_utf8_lossy(&output.stderr).trim());
-            return None;
-        }
-        let device = String::from_utf8(output.stdout).unwrap();
-        Some(Self(device.trim().into()))
-    }
-}
-
-impl Drop for Loop {
-    fn drop(&mut self) {
-        let detached = Command::new("losetup").arg("--detach").arg(&self.0).status();
-        assert!(detached.unwrap().success() || std::thread::panicking());
-    }
-}
 
 #[tokio::test]
 async fn a_container_lives_on_a_block_device() {

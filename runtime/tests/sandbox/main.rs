@@ -6,7 +6,9 @@
 
 mod block_devices;
 mod death;
+mod devices;
 mod disks;
+mod loop_device;
 mod network;
 mod processes;
 mod rig;

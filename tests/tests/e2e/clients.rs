@@ -5,10 +5,10 @@ use std::process::Command;
 
 use bulkhead_tests::command::{self, Output};
 use bulkhead_tests::deadline::{self, LONG, ORDINARY};
-use bulkhead_tests::leak::Baseline;
 use bulkhead_tests::settings::Settings;
 use bulkhead_tests::{Case, Daemon, case};
-use serde_json::{Value, json};
+
+use crate::pods;
 
 pub const CASES: &[Case] = &[
     case("nerdctl_run", nerdctl_run).since(2, 0),
@@ -17,14 +17,12 @@ pub const CASES: &[Case] = &[
     case("nerdctl_joins_a_container", nerdctl_joins).since(2, 0),
     case("nerdctl_terminal", nerdctl_terminal).since(2, 0),
     case("nerdctl_network", nerdctl_network).since(2, 0),
-    case("crictl_pod_of_two", crictl_pod_of_two).since(2, 0),
+    case("crictl_pod_of_two", pods::pod_of_two).since(2, 0),
+    case("crictl_block_volume", pods::block_volume).since(2, 0),
 ];
 
 /// Prints the memory limit of the container that runs it, on either version of cgroups.
 const SHOW_MEMORY: &str = "cd /sys/fs/cgroup; cat memory.max 2>/dev/null || cat memory/memory.limit_in_bytes";
-
-/// CRI's NamespaceMode CONTAINER: what kubelet asks for unless a pod shares its processes.
-const PID_OF_CONTAINER: u32 = 1;
 
 /// `nerdctl run ARGS`, under the tested runtime.
 fn nerdctl_run_command(daemon: &Daemon, args: &[&str]) -> Command {
@@ -233,134 +231,4 @@ fn nerdctl_network(daemon: &Daemon) {
     ];
     let output = command::succeed(&mut nerdctl_run_command(daemon, &args), LONG);
     assert!(output.text().contains("10.88.77."), "{}", output.text());
-}
-
-/// A pod, driven by `crictl`.
-struct Pod<'d> {
-    daemon: &'d Daemon,
-    id: String,
-    config: String,
-}
-
-impl<'d> Pod<'d> {
-    fn run(daemon: &'d Daemon) -> Self {
-        fs::write(daemon.path("crictl.yaml"), "debug: false\n").unwrap();
-        fs::create_dir_all(daemon.path("logs")).unwrap();
-        let config = write(
-            daemon,
-            "pod",
-            &json!({
-                "metadata": { "name": "pod", "uid": "uid", "namespace": "default" },
-                "hostname": "pod",
-                "log_directory": daemon.path("logs"),
-                "linux": {
-                    "cgroup_parent": format!("/{}", daemon.name()),
-                    "security_context": { "namespace_options": { "pid": PID_OF_CONTAINER } },
-                },
-            }),
-        );
-        let id = crictl(daemon, &["runp", "--runtime", daemon.handler(), &config])
-            .text()
-            .trim()
-            .to_owned();
-        daemon.note_id(&id);
-        Self { daemon, id, config }
-    }
-
-    /// Creates and starts a container with a shell script.
-    fn start(&self, name: &str, script: &str) -> String {
-        let config = write(
-            self.daemon,
-            name,
-            &json!({
-                "metadata": { "name": name },
-                "image": { "image": self.daemon.image() },
-                "command": ["sh", "-c", script],
-                "log_path": format!("{name}.log"),
-                "linux": {
-                    "resources": { "memory_limit_in_bytes": 64 << 20 },
-                    "security_context": { "namespace_options": { "pid": PID_OF_CONTAINER } },
-                },
-            }),
-        );
-        let id = crictl(self.daemon, &["create", &self.id, &config, &self.config])
-            .text()
-            .trim()
-            .to_owned();
-        crictl(self.daemon, &["start", &id]);
-        id
-    }
-
-    /// What a script prints; crictl adds empty lines.
-    fn exec(&self, id: &str, script: &str) -> String {
-        let output = crictl(self.daemon, &["exec", "--sync", id, "sh", "-c", script]);
-        output.text().trim_end().to_owned()
-    }
-}
-
-impl Drop for Pod<'_> {
-    fn drop(&mut self) {
-        // It is gone already, unless the test has failed.
-        drop(self.daemon.crictl(["rmp", "--force", &self.id]).output());
-    }
-}
-
-fn write(daemon: &Daemon, name: &str, config: &Value) -> String {
-    let path = daemon.path(&format!("{name}.json"));
-    fs::write(&path, config.to_string()).unwrap();
-    path.display().to_string()
-}
-
-#[track_caller]
-fn crictl(daemon: &Daemon, args: &[&str]) -> Output {
-    command::succeed(&mut daemon.crictl(args), LONG)
-}
-
-fn crictl_pod_of_two(daemon: &Daemon) {
-    let cri = Daemon::start_with_cri(daemon.version());
-    let baseline = Baseline::of(&cri);
-    let pod = Pod::run(&cri);
-    let first = pod.start(
-        "first",
-        "trap 'exit 5' TERM; echo from the first; while :; do sleep 0.1; done",
-    );
-    let second = pod.start("second", "while :; do echo greeting | nc -l -p 8080; done");
-    assert_eq!(pod.exec(&first, "hostname"), "pod");
-    assert!(
-        pod.exec(&second, "ip -4 -o addr show dev eth0")
-            .contains("10.88.77.")
-    );
-    // One network, and with a VM one kernel, for both.
-    let greet = || pod.exec(&first, "nc -w 5 127.0.0.1 8080 </dev/null || true");
-    deadline::poll("the other container's greeting", ORDINARY, || {
-        (greet() == "greeting").then_some(())
-    });
-    let boot_id = |id| pod.exec(id, "cat /proc/sys/kernel/random/boot_id");
-    let host = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap();
-    let host = host.trim_end();
-    assert_eq!(boot_id(&first), boot_id(&second));
-    assert_eq!(boot_id(&first) != host, Settings::get().is_vm());
-    // Over the streaming server, too.
-    let streamed = command::run(
-        &mut cri.crictl(["exec", "-i", &second, "cat"]),
-        b"streamed\n",
-        LONG,
-    );
-    assert_eq!(streamed.text(), "streamed\n", "{}", streamed.error_text());
-    assert_eq!(crictl(&cri, &["logs", &first]).text(), "from the first\n");
-    assert!(
-        crictl(&cri, &["stats", "--output", "json"])
-            .text()
-            .contains("first")
-    );
-    crictl(&cri, &["stop", "--timeout", "20", &first]);
-    let inspected = crictl(&cri, &["inspect", "--output", "json", &first]).text();
-    let inspected: Value = serde_json::from_str(&inspected).unwrap();
-    assert_eq!(inspected["status"]["exitCode"], 5, "{inspected}");
-    crictl(&cri, &["rm", &first]);
-    assert_eq!(pod.exec(&second, "echo alive"), "alive");
-    crictl(&cri, &["stopp", &pod.id]);
-    crictl(&cri, &["rmp", &pod.id]);
-    let left = baseline.wait_restored(&cri);
-    assert!(left.is_empty(), "left behind:\n  {}", left.join("\n  "));
 }

@@ -1,6 +1,11 @@
 //! Root file systems that are disks of the VM: ext4 images, and erofs layers with a writable one on top.
 
+use std::fs;
+use std::path::Path;
+
 use bulkhead_tests::deadline::ORDINARY;
+use bulkhead_tests::disk_images::{self, order};
+use bulkhead_tests::loop_device::Loop;
 use bulkhead_tests::settings::Settings;
 use bulkhead_tests::{Case, Container, Daemon, case, command};
 use nix::libc::SIGKILL;
@@ -12,6 +17,8 @@ pub const CASES: &[Case] = &[
     case("erofs_keeps_what_is_written", erofs_keeps).since(2, 3),
     case("failed_create_leaves_no_disk", failed_create).since(2, 3),
     case("containers_at_once", containers_at_once).since(2, 3),
+    case("root_on_a_block_device", root_on_a_block_device),
+    case("erofs_root_on_a_block_device", erofs_root_on_a_block_device).since(2, 1),
 ];
 
 const BLOCKFILE: &str = "blockfile";
@@ -102,4 +109,51 @@ fn containers_at_once(daemon: &Daemon) {
         task.kill(SIGKILL);
         task.finish().expect_exit(137);
     }
+}
+
+/// As a device-mapper snapshotter orders it; what is written is on the device.
+fn root_on_a_block_device(daemon: &Daemon) {
+    let (tree, image) = (daemon.path("ext4-tree"), daemon.path("root.ext4"));
+    disk_images::tree(daemon, &tree);
+    disk_images::ext4_of(&image, &tree);
+    let device = Loop::of(&image);
+    for expected in ["x\n", "x\nx\n"] {
+        let task = Container::new(daemon)
+            .mounts(vec![order("ext4", device.path(), &["rw"])])
+            .args(["sleep", "1000"])
+            .start();
+        let (fstype, source) = root_of(&task.sh("cat /proc/mounts").text());
+        assert_eq!(fstype, "ext4");
+        if Settings::get().is_vm() {
+            assert!(source.starts_with("/dev/sd"), "{source}");
+        }
+        task.sh("echo x >> /file; cat /file").expect_stdout(expected);
+        task.kill(SIGKILL);
+        task.finish().expect_exit(137);
+    }
+    device.detach();
+    remove(&tree, &image);
+}
+
+fn erofs_root_on_a_block_device(daemon: &Daemon) {
+    let (tree, image) = (daemon.path("erofs-tree"), daemon.path("root.erofs"));
+    disk_images::tree(daemon, &tree);
+    disk_images::erofs(&image, &tree);
+    let device = Loop::read_only(&image);
+    let task = Container::new(daemon)
+        .mounts(vec![order("erofs", device.path(), &["ro"])])
+        .args(["sleep", "1000"])
+        .start();
+    assert_eq!(root_of(&task.sh("cat /proc/mounts").text()).0, "erofs");
+    task.sh("(echo x > /file) 2>/dev/null || echo refused; ls /bin/ls")
+        .expect_stdout("refused\n/bin/ls\n");
+    task.kill(SIGKILL);
+    task.finish().expect_exit(137);
+    device.detach();
+    remove(&tree, &image);
+}
+
+fn remove(tree: &Path, image: &Path) {
+    fs::remove_dir_all(tree).unwrap();
+    fs::remove_file(image).unwrap();
 }

@@ -4,9 +4,10 @@ use std::thread;
 
 use bulkhead_tests::deadline::{self, ORDINARY};
 use bulkhead_tests::task::Task;
-use bulkhead_tests::{Case, Container, Daemon, case};
+use bulkhead_tests::{Case, Container, Daemon, case, command};
 use containerd_client::tonic::Code;
 use nix::libc::{SIGKILL, SIGTERM};
+use serde_json::json;
 
 pub const CASES: &[Case] = &[
     case("codes", codes).core(),
@@ -23,6 +24,7 @@ pub const CASES: &[Case] = &[
     ),
     case("ends_with_its_container", ends_with_its_container),
     case("through_ctr", through_ctr),
+    case("has_of_its_container_what_it_does_not_say", inherits),
 ];
 
 fn sleeper(daemon: &Daemon) -> Task<'_> {
@@ -187,5 +189,32 @@ fn through_ctr(daemon: &Daemon) {
         (output.text().as_str(), output.error_text().as_str()),
         ("out\n", "err\n")
     );
+    end(&task);
+}
+
+/// Capabilities of an exec that says nothing of any are the container's; an empty list is its own.
+fn inherits(daemon: &Daemon) {
+    let task = sleeper(daemon);
+    let script = "grep CapEff /proc/self/status | cut -f2";
+    // ctr's default set, as the options topic has it.
+    let of_container = "00000000a80425fb\n";
+    task.sh(script).expect_exit(0).expect_stdout(of_container);
+    let exec = [
+        "tasks",
+        "exec",
+        "--exec-id",
+        "through-ctr",
+        task.id(),
+        "sh",
+        "-c",
+        script,
+    ];
+    let through_ctr = command::succeed(&mut daemon.ctr(exec), ORDINARY).text();
+    assert_eq!(through_ctr, of_container);
+    let own = task.exec(["sh", "-c", script]);
+    own.spec(|process| process["capabilities"] = json!({}))
+        .run()
+        .expect_exit(0)
+        .expect_stdout("0000000000000000\n");
     end(&task);
 }

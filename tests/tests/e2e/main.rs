@@ -5,6 +5,7 @@ mod block_io;
 mod clients;
 mod commands;
 mod control;
+mod devices;
 mod disks;
 mod exec;
 mod exit;
@@ -17,6 +18,7 @@ mod malformed;
 mod mounts;
 mod options;
 mod pids;
+mod pods;
 mod propagation;
 mod restart;
 mod stdio;
@@ -37,6 +39,7 @@ fn main() -> ExitCode {
         ("propagation", propagation::CASES),
         ("block_io", block_io::CASES),
         ("disks", disks::CASES),
+        ("devices", devices::CASES),
         ("logs", logs::CASES),
         ("hooks", hooks::CASES),
         ("group", group::CASES),

@@ -1,4 +1,4 @@
-//! A container's root file system on disks of the VM.
+//! What a container has on disks of the VM: its root file system, and block devices.
 
 use prost::Message;
 
@@ -56,6 +56,20 @@ pub struct RootMount {
     /// Made before it is mounted, where they are missing.
     #[prost(message, repeated, tag = "10")]
     pub directories: Vec<Directory>,
+}
+
+/// A disk that the container sees as a block device.
+#[derive(Clone, PartialEq, Eq, Message)]
+pub struct BlockDevice {
+    /// Its node in the container, which `linux.devices` of the spec lists without numbers.
+    #[prost(string, tag = "1")]
+    pub path: String,
+    /// Index of its disk among the container's: all of a disk that other containers may have as well.
+    #[prost(uint32, tag = "2")]
+    pub disk: u32,
+    /// What the container may do with it: some of `rwm`, as in the spec's rules.
+    #[prost(string, tag = "3")]
+    pub access: String,
 }
 
 /// A directory in an earlier mount.

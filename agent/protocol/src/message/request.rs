@@ -2,7 +2,7 @@
 
 use prost::Message;
 
-use super::{Disk, RootMount};
+use super::{BlockDevice, Disk, RootMount};
 
 /// Identity and surroundings of the sandbox.
 #[derive(Clone, PartialEq, Message)]
@@ -69,6 +69,9 @@ pub struct CreateContainer {
     /// What the spec's `startContainer` hooks are told: the container's state as JSON, but for `pid`.
     #[prost(bytes = "vec", optional, tag = "7")]
     pub hook_state: Option<Vec<u8>>,
+    /// Disks that it sees as block devices.
+    #[prost(message, repeated, tag = "8")]
+    pub block_devices: Vec<BlockDevice>,
 }
 
 /// Start a created container.
