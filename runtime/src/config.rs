@@ -8,13 +8,17 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use bulkhead_oci::sizing::{MAX_MEMORY_MIB, MAX_VCPUS, MIN_MEMORY_MIB};
+use bulkhead_oci::sizing::{MAX_MEMORY_MIB, MAX_VCPUS, MEMORY_MIB, MIN_MEMORY_MIB, VCPUS};
 use serde::{Deserialize, Serialize};
 
 use crate::vmm::Accelerator;
 
 /// Where the configuration is looked for.
 pub const CONFIG_PATH: &str = "/etc/bulkhead/config.toml";
+/// The program that runs VMs.
+const QEMU: &str = "qemu-system-x86_64";
+/// The annotations that there are.
+const ANNOTATIONS: [&str; 2] = [VCPUS, MEMORY_MIB];
 /// A configuration is a page of text; whatever is larger is something else.
 const MAX_FILE: u64 = 64 << 10;
 /// A boot is never worth waiting for longer.
@@ -61,6 +65,8 @@ pub struct Config {
     pub max_templates: u32,
     /// What templates may take on disk in all, in MiB, 1 to 1048576. Default: 1024.
     pub max_templates_mib: u32,
+    /// Which annotations of ours a pod's author may set. Default: all, which choose a size within bounds.
+    pub allowed_annotations: Vec<String>,
 }
 
 /// The configured choice of what executes the guest.
@@ -116,7 +122,7 @@ impl Default for Config {
         Self {
             kernel: here.join("vmlinux"),
             initramfs: here.join("initramfs.cpio"),
-            qemu: PathBuf::from("qemu-system-x86_64"),
+            qemu: default_qemu(&here),
             helpers: here,
             accelerator: AcceleratorChoice::Auto,
             allow_tcg_fallback: true,
@@ -128,6 +134,7 @@ impl Default for Config {
             template_dir: PathBuf::from("/var/lib/bulkhead/templates"),
             max_templates: 8,
             max_templates_mib: 1024,
+            allowed_annotations: ANNOTATIONS.map(str::to_owned).to_vec(),
         }
     }
 }
@@ -194,6 +201,10 @@ impl Config {
             let fits = value.is_absolute();
             (!fits).then(|| (key, value.display().to_string(), "an absolute path".to_owned()))
         };
+        let unknown = self
+            .allowed_annotations
+            .iter()
+            .find(|name| !ANNOTATIONS.contains(&name.as_str()));
         let wrong = number("default_vcpus", self.default_vcpus, 1, MAX_VCPUS)
             .or_else(|| {
                 number(
@@ -217,7 +228,15 @@ impl Config {
             .or_else(|| absolute("kernel", &self.kernel))
             .or_else(|| absolute("initramfs", &self.initramfs))
             .or_else(|| absolute("helpers", &self.helpers))
-            .or_else(|| absolute("state_dir", &self.state_dir));
+            .or_else(|| absolute("state_dir", &self.state_dir))
+            .or_else(|| {
+                let name = unknown?.clone();
+                Some((
+                    "allowed_annotations",
+                    name,
+                    format!("some of {}", ANNOTATIONS.join(", ")),
+                ))
+            });
         match wrong {
             None => Ok(()),
             Some((key, value, allowed)) => Err(ConfigError::OutOfRange {
@@ -239,6 +258,12 @@ pub fn program_directory() -> PathBuf {
         .and_then(Path::parent)
         .unwrap_or(Path::new("/"))
         .to_owned()
+}
+
+/// The QEMU that was built for Bulkhead, if it is installed beside it, else the system's.
+fn default_qemu(here: &Path) -> PathBuf {
+    let beside = here.join(QEMU);
+    if beside.is_file() { beside } else { QEMU.into() }
 }
 
 fn read_bounded(path: &Path) -> io::Result<Option<String>> {
@@ -314,6 +339,10 @@ mod tests {
             ("template_dir = \"templates\"", "template_dir"),
             ("max_templates = 0", "max_templates"),
             ("max_templates_mib = 1048577", "max_templates_mib"),
+            (
+                "allowed_annotations = [\"io.bulkhead.qemu\"]",
+                "allowed_annotations",
+            ),
         ] {
             match load(text).unwrap_err() {
                 ConfigError::OutOfRange { key: named, .. } => assert_eq!(named, key),

@@ -1,6 +1,7 @@
 //! The containerd shim of Bulkhead: `start`, `delete`, `-info`, `-version`, and the server itself.
 #![deny(unsafe_code)]
 
+mod annotations;
 mod args;
 mod bootstrap;
 mod container;

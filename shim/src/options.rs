@@ -57,15 +57,23 @@ impl Options {
         decoded
     }
 
+    /// The file that the configuration is in, whether it is there or not; none if it came without one.
+    pub fn file(&self) -> Option<&Path> {
+        match (&self.config_path, &self.config_body) {
+            (Some(path), _) => Some(path),
+            (None, Some(_)) => None,
+            (None, None) => Some(Path::new(CONFIG_PATH)),
+        }
+    }
+
     /// The operator's configuration.
     ///
     /// # Errors
     /// It cannot be read or is not valid.
     pub fn config(&self) -> Result<Config, ConfigError> {
-        match (&self.config_path, &self.config_body) {
+        match (self.file(), &self.config_body) {
             (Some(path), _) => Config::load(path),
-            (None, Some(body)) => Config::parse(body, Path::new(BODY_NAME)),
-            (None, None) => Config::load(Path::new(CONFIG_PATH)),
+            (None, body) => Config::parse(body.as_deref().unwrap_or_default(), Path::new(BODY_NAME)),
         }
     }
 

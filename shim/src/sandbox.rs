@@ -7,10 +7,12 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use bulkhead_oci::runtime::Spec;
 use bulkhead_oci::sizing::{self, Size};
 use bulkhead_oci::{ContainerPlan, GuestPaths};
+use bulkhead_runtime::ownership;
 use bulkhead_runtime::sandbox::{ErrorKind, Sandbox, SandboxError, SandboxEvent, SandboxRequest};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
+use crate::annotations;
 use crate::error::TaskError;
 use crate::options::Options;
 
@@ -150,16 +152,24 @@ impl Launcher {
             .options
             .config()
             .map_err(|source| TaskError::bad_request("configuration", source))?;
+        ownership::check(&ownership::paths(&config, self.options.file()))
+            .map_err(|error| SandboxError::new(ErrorKind::FailedPrecondition, error.to_string()))?;
         let resources = first
             .spec
             .linux()
             .as_ref()
             .and_then(|linux| linux.resources().as_ref());
+        let annotations = first.spec.annotations().as_ref();
+        let followed = annotations::followed(annotations, &config.allowed_annotations)
+            .map_err(|source| TaskError::bad_request("annotations", source))?;
+        for (annotation, value) in followed {
+            tracing::info!(annotation, value, sandbox = self.sandbox, "an annotation chooses");
+        }
         let default = Size {
             vcpus: config.default_vcpus,
             memory_mib: config.default_memory_mib,
         };
-        let sizing = sizing::size(resources, first.spec.annotations().as_ref(), default)
+        let sizing = sizing::size(resources, annotations, default)
             .map_err(|source| TaskError::bad_request("sandbox size", source))?;
         Ok(SandboxRequest {
             namespace: self.namespace.clone(),

@@ -3,6 +3,8 @@
 use std::fs;
 use std::path::Path;
 
+use bulkhead_runtime::jail::landlock::{Support, support};
+
 use super::Check;
 
 pub(super) fn checks() -> Vec<Check> {
@@ -10,6 +12,7 @@ pub(super) fn checks() -> Vec<Check> {
         swap(&fs::read_to_string("/proc/swaps").unwrap_or_default()),
         page_merging(fs::read_to_string("/sys/kernel/mm/ksm/run").ok().as_deref()),
         processor(Path::new("/sys/devices/system/cpu/vulnerabilities")),
+        landlock(support()),
     ]
 }
 
@@ -66,6 +69,22 @@ fn processor(flaws: &Path) -> Check {
     )
 }
 
+fn landlock(support: Support) -> Check {
+    const ID: &str = "landlock";
+    match support {
+        Support::Full => Check::ok(ID, "the kernel has all of Landlock that the jail uses"),
+        Support::Partial => Check::ok(
+            ID,
+            "the kernel's Landlock is an older one, and the jail's rules are those that it knows",
+        ),
+        Support::None => Check::warning(
+            ID,
+            "the kernel has no Landlock: the jail of QEMU and the file server has one wall less",
+            "run Linux 5.19 or newer, with `landlock` in the list of lsm= on its command line",
+        ),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -89,6 +108,14 @@ mod tests {
         assert_eq!(page_merging(Some("1\n")).status, Status::Warning);
         assert_eq!(page_merging(Some("0\n")).status, Status::Ok);
         assert_eq!(page_merging(None).status, Status::Ok);
+    }
+
+    #[test]
+    fn no_landlock_is_a_warning() {
+        assert_eq!(landlock(Support::None).status, Status::Warning);
+        for support in [Support::Full, Support::Partial] {
+            assert_eq!(landlock(support).status, Status::Ok);
+        }
     }
 
     #[test]

@@ -20,6 +20,8 @@ const PAGES: &[(&str, &str)] = &[
     ("swap", "docs/jail.md#limits"),
     ("page-merging", "docs/jail.md#limits"),
     ("processor", "docs/jail.md#limits"),
+    ("landlock", "docs/jail.md#how-it-is-done"),
+    ("ownership", "docs/jail.md#who-may-change-what-is-run"),
     ("shim", "docs/shim.md#two-processes-one-binary"),
     ("containerd", "docs/configuration.md#configuration"),
     ("containerd-version", "docs/shim.md#start"),

@@ -12,6 +12,7 @@ mod huge_pages;
 mod isolation;
 mod kernel_options;
 mod links;
+mod ownership;
 mod programs;
 mod templates;
 
@@ -65,6 +66,7 @@ pub fn examine(config_path: &Path) -> Report {
     let (config, configuration) = configuration(config_path);
     let mut checks = vec![configuration, accelerator::check(&config)];
     checks.extend(programs::checks(&config, accelerator::chosen(&config)));
+    checks.push(ownership::check(&config, config_path));
     checks.extend(host::checks(&config));
     checks.extend(capacity::checks(&config));
     checks.extend(isolation::checks());

@@ -18,6 +18,7 @@ use crate::cache::BootCache;
 use crate::config::{AcceleratorChoice, Config};
 use crate::process::{Exit, Launch, ProcessError};
 use crate::vmm::Accelerator;
+use crate::vmm::qemu::parent::PROGRAM;
 
 pub mod probe;
 
@@ -136,7 +137,7 @@ async fn find_out(config: &Config) -> Verdict {
             "Enable virtualization in the firmware or, in a virtual machine, nested virtualization",
         );
     }
-    probe(&config.helper("bulkhead-vmm")).await
+    probe(&config.helper(PROGRAM)).await
 }
 
 async fn probe(program: &Path) -> Verdict {

@@ -134,9 +134,11 @@ const SANDBOX: &str = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resour
 /// of random signals: a page has to be written by the guest itself between two uses.
 pub fn kernel_command_line(machine: &Machine<'_>) -> String {
     // No disk is there at boot, and looking for 256 of them costs 60 ms; those that come later are announced.
-    // Nor is an interface, of which the kernel would make one by itself.
-    let mut line =
-        String::from("console=ttyS0 quiet panic=-1 reboot=t scsi_mod.scan=manual dummy.numdummies=0");
+    // Nor is an interface, of which the kernel would make one by itself. A kernel that has erred once ends, rather
+    // than go on as whoever made it err.
+    let mut line = String::from(
+        "console=ttyS0 quiet panic=-1 oops=panic reboot=t scsi_mod.scan=manual dummy.numdummies=0",
+    );
     if machine.accelerator == Accelerator::Tcg {
         line.push_str(" no_timer_check nolapic_timer noreplace-smp mitigations=off init_on_alloc=1");
         if let Some(khz) = machine.tsc_khz {
@@ -185,7 +187,7 @@ mod tests {
             -accel tcg,thread=multi,tb-size=128 -cpu max,-erms,-fsrm,-fsrs -smp 2 -m 512M \
             -object memory-backend-memfd,id=memory,size=512M,share=on,seal=on \
             -kernel /k/vmlinux -initrd /k/initramfs.cpio \
-            -append console=ttyS0 quiet panic=-1 reboot=t scsi_mod.scan=manual dummy.numdummies=0 \
+            -append console=ttyS0 quiet panic=-1 oops=panic reboot=t scsi_mod.scan=manual dummy.numdummies=0 \
             no_timer_check nolapic_timer noreplace-smp mitigations=off init_on_alloc=1 \
             tsc=reliable tsc_early_khz=2596156 \
             -chardev stdio,id=console,signal=off -serial chardev:console \
@@ -207,7 +209,7 @@ mod tests {
         assert!(line.contains("-M microvm,acpi=off,rtc=off,pit=off,pic=off,"));
         assert!(line.contains("-accel kvm -cpu host"));
         assert!(line.contains(
-            "-append console=ttyS0 quiet panic=-1 reboot=t scsi_mod.scan=manual dummy.numdummies=0 -chardev"
+            "-append console=ttyS0 quiet panic=-1 oops=panic reboot=t scsi_mod.scan=manual dummy.numdummies=0 -chardev"
         ));
     }
 

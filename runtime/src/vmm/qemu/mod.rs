@@ -57,7 +57,7 @@ impl Qemu {
     /// As configured.
     pub fn new(config: &Config) -> Self {
         Self {
-            parent: config.helper("bulkhead-vmm"),
+            parent: config.helper(parent::PROGRAM),
             program: config.qemu.clone(),
             cache: config.state_dir.clone(),
         }

@@ -7,6 +7,8 @@ use serde::{Deserialize, Serialize};
 use crate::jail::Jail;
 use crate::process::{FIRST_FREE_FD, Placement};
 
+/// The program, beside the shim.
+pub const PROGRAM: &str = "bulkhead-vmm";
 /// The lifecycle lock, held by the parent and by QEMU.
 pub const LOCK_FD: RawFd = FIRST_FREE_FD;
 /// QEMU's control channel.
