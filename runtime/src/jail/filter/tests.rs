@@ -110,7 +110,6 @@ fn no_list_has_a_way_to_more_privileges_or_files() {
         "request_key",
         "kexec_file_load",
         "delete_module",
-        "name_to_handle_at",
         "pidfd_getfd",
         "fanotify_init",
         "fsmount",
