@@ -18,7 +18,7 @@ use crate::disks::Disks;
 use crate::guest::network;
 use crate::lock;
 use crate::zygote::Zygote;
-use crate::zygote::spare::Spare;
+use crate::zygote::spare::{self, Spare};
 
 /// How often counters are read and, if they changed, sent.
 const STATS_INTERVAL: Duration = Duration::from_secs(1);
@@ -41,8 +41,8 @@ pub struct Agent {
     pub registry: Mutex<Registry>,
     /// Processes killed for want of memory.
     pub oom: OomWatch,
-    /// The NIC as it was called at the boot, if there is one.
-    pub nic: Option<String>,
+    /// The NIC as it was called at the boot, if there is one that has the address of every other VM's.
+    pub nic: Mutex<Option<String>>,
     /// Root file systems on disks.
     pub disks: Disks,
     /// To the host, in order.
@@ -91,11 +91,13 @@ impl Ready {
             None
         };
         let spare = is_to_be_saved.then(|| Spare::make(zygote, &layout.cgroups));
-        Ok(Self {
-            oom: OomWatch::new().map_err(|error| format!("watch containers: {error}"))?,
-            nic,
-            spare: spare.transpose().map_err(|failure| failure.to_string())?,
-        })
+        let spare = spare.transpose().map_err(|failure| failure.to_string())?;
+        let oom = OomWatch::new().map_err(|error| format!("watch containers: {error}"))?;
+        if let Some(Spare { cgroup, .. }) = &spare {
+            oom.add(spare::NAME, cgroup)
+                .map_err(|failure| failure.to_string())?;
+        }
+        Ok(Self { oom, nic, spare })
     }
 }
 
@@ -109,7 +111,7 @@ impl Agent {
             layout,
             registry: Mutex::default(),
             oom: ready.oom,
-            nic: ready.nic,
+            nic: Mutex::new(ready.nic),
             spare: Mutex::new(ready.spare),
             disks: Disks::default(),
             events,

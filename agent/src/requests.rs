@@ -13,7 +13,7 @@ use crate::agent::Agent;
 use crate::container::{create, exec, lifecycle, limits};
 use crate::failure::Failure;
 use crate::zygote::Spawned;
-use crate::{guest, reaper};
+use crate::{guest, lock, reaper};
 
 /// Requests answered at once. Each may hold a message of 4 MiB; the host has a handful under way.
 const MAX_UNDER_WAY: usize = 256;
@@ -74,7 +74,10 @@ async fn answer(agent: &Arc<Agent>, body: Body) -> Answer {
     match body {
         Body::ConfigureSandbox(request) => done(guest::configure(agent, &request)),
         Body::SyncClock(request) => done(guest::set_clock(agent, request.unix_time_ns)),
-        Body::ConfigureNetwork(request) => done(guest::network::configure(&request).await),
+        Body::ConfigureNetwork(request) => {
+            lock(&agent.nic).take();
+            done(guest::network::configure(&request).await)
+        }
         Body::CreateContainer(request) => {
             let container_id = request.container_id.clone();
             let spawned = create::create(agent, request).await?;

@@ -81,14 +81,13 @@ impl Streams {
             ));
         }
         let failed = |error: io::Error| Failure::os(FailureKind::Other, "make standard streams", &error);
-        let owner = Some(Uid::from_raw(uid));
         let mut ends = Vec::new();
         let mut input = None;
         match stdin {
             None => ends.push(null().map_err(failed)?),
             Some(stream) => {
                 let (theirs, ours) = pipe2(OFlag::O_CLOEXEC).map_err(|errno| failed(errno.into()))?;
-                fchown(&theirs, owner, None).map_err(|errno| failed(errno.into()))?;
+                give_to(uid, &theirs).map_err(failed)?;
                 ends.push(theirs);
                 input = Some(Input {
                     pipe: pipe::Sender::from_owned_fd(ours).map_err(failed)?,
@@ -102,7 +101,7 @@ impl Streams {
                 None => ends.push(null().map_err(failed)?),
                 Some(stream) => {
                     let (ours, theirs) = pipe2(OFlag::O_CLOEXEC).map_err(|errno| failed(errno.into()))?;
-                    fchown(&theirs, owner, None).map_err(|errno| failed(errno.into()))?;
+                    give_to(uid, &theirs).map_err(failed)?;
                     ends.push(theirs);
                     let pipe = pipe::Receiver::from_owned_fd(ours).map_err(failed)?;
                     outputs.push(Output { pipe, stream });
@@ -149,6 +148,14 @@ impl Streams {
 
 fn refused(error: &LinkError) -> Failure {
     Failure::invalid(format!("streams: {error}"))
+}
+
+/// Pipes are root's as they are made.
+fn give_to(uid: u32, pipe: &OwnedFd) -> io::Result<()> {
+    if uid == 0 {
+        return Ok(());
+    }
+    Ok(fchown(pipe, Some(Uid::from_raw(uid)), None)?)
 }
 
 fn null() -> io::Result<OwnedFd> {

@@ -19,7 +19,7 @@ use crate::stdio::Streams;
 use crate::sys;
 use crate::zygote::job::{CreateJob, DeviceNumber, Work};
 use crate::zygote::namespaces::set_sysctl;
-use crate::zygote::spare::Spare;
+use crate::zygote::spare::{self, Spare};
 use crate::zygote::{Spawned, gate};
 
 /// Creates a container. The caller must send its reply before it drops what is returned.
@@ -84,7 +84,10 @@ async fn build(
     if let devices::Filter::Own(program) = filter {
         cgroup.filter_devices(&program)?;
     }
-    agent.oom.add(id, &cgroup)?;
+    match &spare {
+        Some(_) => agent.oom.rename(spare::NAME, id),
+        None => agent.oom.add(id, &cgroup)?,
+    }
     for (name, value) in &prepared.guest_sysctls {
         set_sysctl(name, value)?;
     }

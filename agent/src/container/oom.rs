@@ -49,6 +49,14 @@ impl OomWatch {
         Ok(())
     }
 
+    /// From now on what was added as `name` is `container_id`.
+    pub fn rename(&self, name: &str, container_id: &str) {
+        let mut watched = lock(&self.watched);
+        if let Some(known) = watched.values_mut().find(|known| *known == name) {
+            container_id.clone_into(known);
+        }
+    }
+
     /// Waits; returns the containers whose counters changed.
     ///
     /// # Errors

@@ -16,6 +16,9 @@ use super::{mounts, port};
 use crate::sys;
 use crate::zygote::Zygote;
 
+/// How often the kernel brings its counters of memory up to date, without being asked.
+const SECONDS_BETWEEN_STATISTICS: &str = "10";
+
 /// How long the driver may take to announce the port. It is there before PID 1 as a rule.
 const PORT_PATIENCE: Duration = Duration::from_secs(5);
 
@@ -80,6 +83,7 @@ pub fn boot() -> Result<Booted, BootError> {
     write("/proc/sys/kernel/panic", "-1")?;
     write("/proc/sys/fs/nr_open", MOST_OPEN_FILES)?;
     find_new_disks()?;
+    keep_still()?;
     sys::ioctl::bring_up("lo").map_err(system("bring up loopback"))?;
     prepare_cgroups()?;
     make_directory("/run/bulkhead")?;
@@ -98,8 +102,19 @@ fn set_limits() -> nix::Result<()> {
 /// Has the kernel look for disks from now on. It is started with `scsi_mod.scan=manual`, because looking at
 /// 256 empty places takes it 60 ms; a disk that is plugged in later must be found.
 fn find_new_disks() -> Result<(), BootError> {
-    let path = "/sys/module/scsi_mod/parameters/scan";
-    match write(path, "sync") {
+    write_if_there("/sys/module/scsi_mod/parameters/scan", "sync")
+}
+
+/// Leaves out what the kernel does for its own sake, twice a second and once a second: a restored VM has to translate it
+/// first, and an idle one would wake for it. Memory is still compacted when it is needed.
+fn keep_still() -> Result<(), BootError> {
+    write_if_there("/proc/sys/vm/compaction_proactiveness", "0")?;
+    write_if_there("/proc/sys/vm/stat_interval", SECONDS_BETWEEN_STATISTICS)
+}
+
+/// A kernel may be built without it.
+fn write_if_there(path: &str, value: &str) -> Result<(), BootError> {
+    match write(path, value) {
         Err(BootError::File { source, .. }) if source.kind() == io::ErrorKind::NotFound => Ok(()),
         outcome => outcome,
     }

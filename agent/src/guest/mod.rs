@@ -9,6 +9,7 @@ pub mod sleep;
 
 use std::fs::OpenOptions;
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bulkhead_agent_protocol::message::{ConfigureSandbox, FailureKind};
@@ -17,10 +18,14 @@ use nix::time::{ClockId, clock_settime};
 
 use crate::agent::Agent;
 use crate::failure::Failure;
-use crate::sys;
+use crate::{lock, sys};
 
 /// Least randomness accepted from the host, in bytes: a full key of the kernel's generator.
 const MIN_ENTROPY: usize = 32;
+
+/// How long nobody asks for a network before the NIC is taken for one that is not used: the first container of a
+/// restored VM has started by then, which is not to wait for it.
+const UNUSED_NIC: Duration = Duration::from_secs(1);
 
 /// Longest host name of Linux.
 const MAX_HOSTNAME: usize = 64;
@@ -30,7 +35,7 @@ const MAX_HOSTNAME: usize = 64;
 ///
 /// # Errors
 /// `InvalidArgument`, `Other`.
-pub fn configure(agent: &Agent, request: &ConfigureSandbox) -> Result<(), Failure> {
+pub fn configure(agent: &Arc<Agent>, request: &ConfigureSandbox) -> Result<(), Failure> {
     if request.entropy.len() < MIN_ENTROPY {
         return Err(Failure::invalid(format!(
             "less than {MIN_ENTROPY} bytes of entropy"
@@ -47,11 +52,19 @@ pub fn configure(agent: &Agent, request: &ConfigureSandbox) -> Result<(), Failur
     agent.note_configured();
     mix_in(&request.entropy).map_err(|error| Failure::os(FailureKind::Other, "mix in entropy", &error))?;
     set_clock(agent, request.unix_time_ns)?;
-    if let Some(name) = &agent.nic {
-        network::take_own_address(name)?;
-    }
+    tokio::spawn(take_own_address(Arc::clone(agent)));
     nix::unistd::sethostname(&request.hostname)
         .map_err(|errno| Failure::os(FailureKind::Other, "set host name", &errno))
+}
+
+/// Gives the NIC an address that no other VM's has, unless it has been given its pod's meanwhile. Until then it is down,
+/// and nothing is ever sent from it.
+async fn take_own_address(agent: Arc<Agent>) {
+    tokio::time::sleep(UNUSED_NIC).await;
+    let unused = lock(&agent.nic).take();
+    if let Some(Err(failure)) = unused.map(|name| network::take_own_address(&name)) {
+        eprintln!("bulkhead-agent: {failure}");
+    }
 }
 
 /// Sets the wall clock.

@@ -1,5 +1,6 @@
 //! What a container finds in its /dev, besides what is mounted there.
 
+use std::ffi::OsStr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
@@ -38,6 +39,16 @@ const LINKS: [(&str, &str); 4] = [
     ("stderr", "/proc/self/fd/2"),
 ];
 
+/// Whether every /dev has something of this name.
+pub fn has(name: &OsStr) -> bool {
+    let devices = DEFAULTS.iter().map(|(name, _, _)| *name);
+    let links = LINKS.iter().map(|(name, _)| *name);
+    devices
+        .chain(links)
+        .chain(["ptmx", "kcore"])
+        .any(|known| name == known)
+}
+
 /// Makes devices and links, unless somebody else's /dev is bound there. What the image has already stays.
 ///
 /// # Errors
@@ -49,23 +60,38 @@ pub fn make(root: &Root, spec: &Spec) -> Result<(), Failure> {
     let dev = root
         .directory(Path::new(DEV))
         .map_err(|errno| failed(DEV, errno))?;
+    let wanted = spec.linux().as_ref().and_then(|linux| linux.devices().as_deref());
+    fill(root, &dev, wanted.unwrap_or_default())
+}
+
+/// Makes in `dev`, an empty directory, what a container has there whose spec lists no devices.
+///
+/// # Errors
+/// `Mount`, naming the device.
+pub fn make_usual(dev: &OwnedFd) -> Result<(), Failure> {
+    let root = dev.try_clone().map(|directory| Root { directory });
+    let root = root.map_err(|error| Failure::os(FailureKind::Mount, "make devices", &error))?;
+    fill(&root, dev, &[])
+}
+
+fn fill(root: &Root, dev: &OwnedFd, wanted: &[LinuxDevice]) -> Result<(), Failure> {
     // The modes are meant as they are.
     let before = umask(Mode::empty());
-    let made = make_devices(root, &dev, spec);
+    let made = make_devices(root, dev, wanted);
     umask(before);
     made?;
     for (name, target) in LINKS {
-        link(target, &dev, name)?;
+        link(target, dev, name)?;
     }
     if nix::unistd::access("/proc/kcore", nix::unistd::AccessFlags::F_OK).is_ok() {
-        link("/proc/kcore", &dev, "kcore")?;
+        link("/proc/kcore", dev, "kcore")?;
     }
     // Whatever the image has there: terminals are those of the container's own devpts.
-    match unlinkat(&dev, "ptmx", UnlinkatFlags::NoRemoveDir) {
+    match unlinkat(dev, "ptmx", UnlinkatFlags::NoRemoveDir) {
         Ok(()) | Err(Errno::ENOENT) => {}
         Err(errno) => return Err(failed("/dev/ptmx", errno)),
     }
-    link("pts/ptmx", &dev, "ptmx")
+    link("pts/ptmx", dev, "ptmx")
 }
 
 /// Makes a /dev read-only that was asked to be so, now that everything is in it. Call it in the container.
@@ -91,9 +117,7 @@ fn mount_of_dev(spec: &Spec) -> Option<&Mount> {
         .find(|mount| mount.destination() == Path::new(DEV))
 }
 
-fn make_devices(root: &Root, dev: &OwnedFd, spec: &Spec) -> Result<(), Failure> {
-    let wanted = spec.linux().as_ref().and_then(|linux| linux.devices().as_deref());
-    let wanted = wanted.unwrap_or_default();
+fn make_devices(root: &Root, dev: &OwnedFd, wanted: &[LinuxDevice]) -> Result<(), Failure> {
     for device in wanted {
         let path = device.path();
         make_device(root, device).map_err(|errno| failed(&path.to_string_lossy(), errno))?;

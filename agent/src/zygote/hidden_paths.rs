@@ -38,35 +38,47 @@ pub fn make_read_only(paths: &[String]) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Covers each of `paths` that exists: files by the null device, directories by an empty read-only one.
+/// Makes an empty file system that nothing can be written to, on `target`.
+///
+/// # Errors
+/// As `mount(2)`.
+pub fn mount_cover(target: &Path) -> nix::Result<()> {
+    mount(
+        Some("tmpfs"),
+        target,
+        Some("tmpfs"),
+        MsFlags::MS_RDONLY,
+        None::<&str>,
+    )
+}
+
+/// Covers each of `paths` that exists: files by the null device, directories by an empty read-only one: the
+/// first of them by `cover`, if there is one.
 ///
 /// # Errors
 /// `Mount`, naming the path.
-pub fn mask(paths: &[String]) -> Result<(), Failure> {
+pub fn mask(paths: &[String], mut cover: Option<OwnedFd>) -> Result<(), Failure> {
     if paths.is_empty() {
         return Ok(());
     }
     let null = open_null().map_err(|errno| Failure::os(FailureKind::Mount, "open /dev/null", &errno))?;
     for path in paths {
-        cover(Path::new(path), &null)
+        hide(Path::new(path), &null, &mut cover)
             .map_err(|errno| Failure::os(FailureKind::Mount, format!("mask {path}"), &errno))?;
     }
     Ok(())
 }
 
-fn cover(path: &Path, null: &OwnedFd) -> nix::Result<()> {
+fn hide(path: &Path, null: &OwnedFd, cover: &mut Option<OwnedFd>) -> nix::Result<()> {
     let target = match open(path, OFlag::empty()) {
         Err(Errno::ENOENT | Errno::ENOTDIR) => return Ok(()),
         outcome => outcome?,
     };
     if fstat(&target)?.st_mode & libc::S_IFMT == libc::S_IFDIR {
-        return mount(
-            Some("tmpfs"),
-            path,
-            Some("tmpfs"),
-            MsFlags::MS_RDONLY,
-            None::<&str>,
-        );
+        return match cover.take() {
+            Some(cover) => attach(cover, target),
+            None => mount_cover(path),
+        };
     }
     attach(clone_file(null)?, target)
 }

@@ -15,9 +15,11 @@ use prost::Message;
 use super::console::Terminal;
 use super::entry::{Surroundings, take_on};
 use super::gate::Gate;
+use super::groundwork::{Groundwork, OomScore};
 use super::hooks::StartHooks;
 use super::job::{CreateJob, DeviceNumber, MAX_REPORT, Work};
 use super::program::Program;
+use super::ready_made::Cover;
 use super::worker::{self, Made, set_oom_score};
 use super::{namespaces, rootfs, scheduling, standard_streams};
 use crate::container::spec::{Prepared, prepare};
@@ -34,7 +36,8 @@ const HOOK_FAILED: i32 = 255;
 /// Exit code of an init that never came to its gate, or whose gate is gone.
 const NOT_READY: i32 = 1;
 
-/// What init says when it is at its gate; a terminal's master comes along. Anything else is a failure.
+/// What init says when it is at its gate, where a terminal's master comes along; and before that, if it is made ahead,
+/// when it waits for its job. Anything else is a failure.
 const READY: [u8; 1] = [0];
 
 /// What a worker says of an init that has been made ahead and waits for its job.
@@ -70,7 +73,10 @@ pub fn create(job: &CreateJob, fds: Vec<OwnedFd>) -> Result<Made, Failure> {
     }
     be_born(&cgroup, new, (gate, streams), |report, (gate, streams)| {
         let state = job.hook_state.as_deref();
-        live(&prepared, state, streams, report, Gate::of(gate))
+        match Groundwork::lay() {
+            Ok(groundwork) => live(&prepared, groundwork, state, streams, report, Gate::of(gate)),
+            Err(failure) => refuse(&report, failure),
+        }
     })
     .and_then(Newborn::until_ready)
 }
@@ -88,24 +94,38 @@ pub fn create_ahead(mut channel: &UnixStream, fds: Vec<OwnedFd>) -> Result<Made,
         &cgroup,
         namespaces::USUAL,
         (inits, gate),
-        |report, (channel, gate)| {
-            match hear_job(channel) {
+        |report, (channel, gate)| match get_ready(&report) {
+            Ok((score, groundwork)) => match hear_job(channel, score) {
                 Ok(Some((job, prepared, streams))) => {
                     let state = job.hook_state.as_deref();
-                    live(&prepared, state, streams, report, Gate::of(gate))
+                    live(&prepared, groundwork, state, streams, report, Gate::of(gate))
                 }
                 // Nobody wants it any more.
                 Ok(None) => NOT_READY,
                 Err(failure) => refuse(&report, failure),
-            }
+            },
+            Err(failure) => refuse(&report, failure),
         },
     )?;
+    let newborn = newborn.until_ahead()?;
     channel.write_all(&AHEAD).map_err(other)?;
     newborn.until_ready()
 }
 
+/// Of an init that is made ahead: what it can do before it knows its container. Says when it has.
+fn get_ready(report: &OwnedFd) -> Result<(OomScore, Groundwork), Failure> {
+    let score = OomScore::usual()?;
+    let groundwork = Groundwork::lay_with_mounts()?;
+    sys::socket::send(report, &READY, &[])
+        .map_err(|errno| Failure::os(FailureKind::Other, "report", &errno))?;
+    Ok((score, groundwork))
+}
+
 /// Of an init that was made ahead: what it is to be, and its streams. `None` if there will be no job.
-fn hear_job(channel: UnixStream) -> Result<Option<(CreateJob, Prepared, Vec<OwnedFd>)>, Failure> {
+fn hear_job(
+    channel: UnixStream,
+    score: OomScore,
+) -> Result<Option<(CreateJob, Prepared, Vec<OwnedFd>)>, Failure> {
     let Some((Work::Create(job), streams)) = worker::receive_job(channel)? else {
         return Ok(None);
     };
@@ -113,7 +133,7 @@ fn hear_job(channel: UnixStream) -> Result<Option<(CreateJob, Prepared, Vec<Owne
     sys::guards::renew()
         .map_err(|errno| Failure::os(FailureKind::Other, "renew the guards of the stack", &errno))?;
     let prepared = prepare_job(&job)?;
-    set_oom_score(prepared.process()?.oom_score_adj().unwrap_or_default())?;
+    score.set(prepared.process()?.oom_score_adj().unwrap_or_default())?;
     Ok(Some((job, prepared, streams)))
 }
 
@@ -182,21 +202,26 @@ fn be_born<T>(
 }
 
 impl Newborn {
+    /// Waits until it has done what it can do ahead.
+    fn until_ahead(self) -> Result<Self, Failure> {
+        self.word().map(|_| self)
+    }
+
     fn until_ready(self) -> Result<Made, Failure> {
-        let Self { pid, report } = self;
-        match hear(&report) {
-            Ok(terminal) => Ok(Made {
-                pid: pid.as_raw(),
-                terminal,
-            }),
-            Err(failure) => {
-                // It has nothing left to do but end; its parent must not leave it as a zombie of the agent.
-                // If it is not there any more, that is what is wanted.
-                let _ = sys::kill(pid.as_raw(), libc::SIGKILL);
-                let _ = nix::sys::wait::waitpid(pid, None);
-                Err(failure)
-            }
-        }
+        let terminal = self.word()?;
+        Ok(Made {
+            pid: self.pid.as_raw(),
+            terminal,
+        })
+    }
+
+    fn word(&self) -> Result<Option<OwnedFd>, Failure> {
+        hear(&self.report).inspect_err(|_| {
+            // It has nothing left to do but end; its parent must not leave it as a zombie of the agent.
+            // If it is not there any more, that is what is wanted.
+            let _ = sys::kill(self.pid.as_raw(), libc::SIGKILL);
+            let _ = nix::sys::wait::waitpid(self.pid, None);
+        })
     }
 }
 
@@ -242,12 +267,13 @@ fn refuse(report: &OwnedFd, failure: Failure) -> i32 {
 /// Init's life until its program takes over. Returns its exit code if that does not happen.
 fn live(
     prepared: &Prepared,
+    groundwork: Groundwork,
     hook_state: Option<&[u8]>,
     streams: Vec<OwnedFd>,
     report: OwnedFd,
     mut gate: Gate,
 ) -> i32 {
-    let ready = become_init(prepared, streams)
+    let ready = become_init(prepared, groundwork, streams)
         .and_then(|ready| Ok((ready, StartHooks::of(&prepared.spec, hook_state)?)));
     let ((program, terminal), hooks) = match ready {
         Ok(ready) => ready,
@@ -279,13 +305,14 @@ fn live(
 /// Everything between the fork and the gate.
 fn become_init(
     prepared: &Prepared,
+    groundwork: Groundwork,
     mut streams: Vec<OwnedFd>,
 ) -> Result<(Program, Option<OwnedFd>), Failure> {
     let (spec, process) = (&prepared.spec, prepared.process()?);
-    nix::unistd::setsid().map_err(|errno| Failure::os(FailureKind::Other, "start a session", &errno))?;
     scheduling::assume(process)?;
     namespaces::furnish(spec)?;
-    let root = rootfs::prepare(spec)?;
+    let root = rootfs::prepare(spec, groundwork.mounts)?;
+    let cover = groundwork.cover.map(Cover::take).transpose()?;
     rootfs::enter(&root, spec)?;
     drop(root);
     let mut master = None;
@@ -297,7 +324,7 @@ fn become_init(
     }
     standard_streams::assume(&streams)?;
     standard_streams::reopen_null()?;
-    rootfs::seal(spec)?;
+    rootfs::seal(spec, cover)?;
     let surroundings = Surroundings {
         seccomp: prepared.seccomp(),
         personality: prepared.personality,

@@ -11,21 +11,28 @@ use nix::unistd::fchdir;
 use oci_spec::runtime::Mount;
 
 use super::mount_options::MountOptions;
+use super::ready_made::ReadyMade;
 use super::root::Root;
 use crate::failure::{Failure, OsError};
 use crate::sys::mount::{attach, change_tree, clone_tree};
 
-/// Mounts `wanted` in `root`. The working directory of this process is anywhere afterwards.
+/// Mounts `wanted` in `root`: what is ready-made, if it is there. The working directory of this process is anywhere
+/// afterwards.
 ///
 /// # Errors
 /// `Mount`, in runc's words.
-pub fn mount_in(root: &Root, wanted: &Mount) -> Result<(), Failure> {
-    let options = MountOptions::of(wanted);
-    let source = wanted.source().as_deref().unwrap_or(Path::new("none"));
-    let outcome = match options.bind {
-        Some(recursive) => bind(root, source, wanted.destination(), &options, recursive),
-        None => make(root, source, wanted, &options),
-    };
+pub fn mount_in(root: &Root, wanted: &Mount, ready: &mut ReadyMade) -> Result<(), Failure> {
+    let source = source_of(wanted);
+    let outcome = ready.take(wanted).and_then(|ready| match ready {
+        Some(tree) => attach(&tree, &place_for(root, wanted)?),
+        None => {
+            let options = MountOptions::of(wanted);
+            match options.bind {
+                Some(recursive) => bind(root, source, wanted.destination(), &options, recursive),
+                None => make(root, wanted, &options),
+            }
+        }
+    });
     outcome.map_err(|errno| {
         let destination = wanted.destination();
         let reason = match (errno, wanted.typ().as_deref()) {
@@ -63,27 +70,14 @@ fn bind(
 }
 
 /// Makes a file system.
-fn make(root: &Root, source: &Path, wanted: &Mount, options: &MountOptions) -> nix::Result<()> {
-    let kind = match wanted.typ().as_deref() {
-        // The guest has cgroup v2 alone, and clients ask for what their own host has.
-        Some("cgroup") => "cgroup2",
-        Some(kind) => kind,
-        None => return Err(Errno::ENODEV),
-    };
+fn make(root: &Root, wanted: &Mount, options: &MountOptions) -> nix::Result<()> {
     let destination = wanted.destination();
-    let target = if is_sensitive(kind) {
-        root.plain_directory(destination)?
-    } else {
-        root.directory(destination)?
-    };
-    // By the place itself and not by its path, which might lead elsewhere by now.
-    fchdir(&target)?;
     let mut flags = options.flags;
     if destination == Path::new("/dev") {
         // Devices are yet to be made in it; see `devices::seal`.
         flags.remove(MsFlags::MS_RDONLY);
     }
-    mount(Some(source), ".", Some(kind), flags, Some(options.data.as_str()))?;
+    make_at(&place_for(root, wanted)?, wanted, flags, &options.data)?;
     if options.recursive.is_empty() && options.propagation.is_none() {
         return Ok(());
     }
@@ -93,6 +87,35 @@ fn make(root: &Root, source: &Path, wanted: &Mount, options: &MountOptions) -> n
         ..MountOptions::default()
     };
     change(&root.look_up(destination)?, &rest)
+}
+
+/// Makes the file system of `wanted` at `target`, wherever that is to end up.
+///
+/// # Errors
+/// As `mount(2)`.
+pub fn make_at(target: &OwnedFd, wanted: &Mount, flags: MsFlags, data: &str) -> nix::Result<()> {
+    let kind = match wanted.typ().as_deref() {
+        // The guest has cgroup v2 alone, and clients ask for what their own host has.
+        Some("cgroup") => "cgroup2",
+        Some(kind) => kind,
+        None => return Err(Errno::ENODEV),
+    };
+    // By the place itself and not by its path, which might lead elsewhere by now.
+    fchdir(target)?;
+    mount(Some(source_of(wanted)), ".", Some(kind), flags, Some(data))
+}
+
+fn source_of(wanted: &Mount) -> &Path {
+    wanted.source().as_deref().unwrap_or(Path::new("none"))
+}
+
+/// The directory that a file system is mounted on.
+fn place_for(root: &Root, wanted: &Mount) -> nix::Result<OwnedFd> {
+    if wanted.typ().as_deref().is_some_and(is_sensitive) {
+        root.plain_directory(wanted.destination())
+    } else {
+        root.directory(wanted.destination())
+    }
 }
 
 fn change(tree: &OwnedFd, options: &MountOptions) -> nix::Result<()> {

@@ -54,13 +54,21 @@ pub fn join(linux: &Linux) -> Result<CloneFlags, Failure> {
     Ok(new - NEW_TIME - CloneFlags::CLONE_NEWCGROUP)
 }
 
-/// Makes the cgroup namespace and sets names and kernel settings. Call it in init.
+/// Makes the cgroup namespace, whose root is the cgroup that this process is in. Call it in init.
+///
+/// # Errors
+/// `Other`.
+pub fn hide_cgroups() -> Result<(), Failure> {
+    unshare(CloneFlags::CLONE_NEWCGROUP)
+        .map_err(|errno| Failure::os(FailureKind::Other, "make cgroup namespace", &errno))
+}
+
+/// Sets names and kernel settings. Call it in init.
 ///
 /// # Errors
 /// `Other`, naming the setting.
 pub fn furnish(spec: &Spec) -> Result<(), Failure> {
     let failed = |stage: &'static str| move |errno: Errno| Failure::os(FailureKind::Other, stage, &errno);
-    unshare(CloneFlags::CLONE_NEWCGROUP).map_err(failed("make cgroup namespace"))?;
     let linux = spec.linux().as_ref();
     let namespaces = linux.and_then(|linux| linux.namespaces().as_deref());
     let own_names =

@@ -1,5 +1,6 @@
 //! A container's root: made ready from outside, entered, and finished from inside.
 
+use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use bulkhead_agent_protocol::message::FailureKind;
@@ -8,38 +9,47 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::unistd::{chdir, fchdir, pivot_root};
 use oci_spec::runtime::{Linux, Spec};
 
+use super::ready_made::ReadyMade;
 use super::root::Root;
 use super::{devices, hidden_paths, mounts};
 use crate::failure::Failure;
 use crate::sys::mount::{Attributes, change};
 
-/// Binds the root to a mount of its own, and mounts and makes in it what `spec` lists.
+/// Keeps what is mounted in this namespace from now on from showing up where it was copied from. What is mounted
+/// there still shows up here.
+///
+/// # Errors
+/// `Mount`.
+pub fn part() -> Result<(), Failure> {
+    set_propagation(MsFlags::MS_SLAVE)
+}
+
+/// Binds the root to a mount of its own, and mounts and makes in it what `spec` lists; takes of `ready` what is wanted.
+/// After [`part`].
 ///
 /// # Errors
 /// `Mount`, in runc's words.
-pub fn prepare(spec: &Spec) -> Result<Root, Failure> {
+pub fn prepare(spec: &Spec, mut ready: ReadyMade) -> Result<Root, Failure> {
     let path = spec
         .root()
         .as_ref()
         .map_or(Path::new(""), |root| root.path().as_path());
     let failed = |stage: String| move |errno: Errno| Failure::os(FailureKind::Mount, stage, &errno);
-    let private = propagation(spec) == Some("private");
-    let kind = if private {
-        MsFlags::MS_PRIVATE
-    } else {
-        MsFlags::MS_SLAVE
-    };
-    // Nothing that is mounted from here on shows up where this namespace was copied from.
-    remount("/", MsFlags::MS_REC | kind).map_err(failed("set propagation of mounts".into()))?;
+    if propagation(spec) == Some("private") {
+        set_propagation(MsFlags::MS_PRIVATE)?;
+    }
+    let has_devices = ready.keep_for(spec);
     Root::open(path)
         .and_then(|_| bind_to_itself(path))
         .and_then(|()| Root::open(path))
         .map_err(failed(format!("open the container's root {}", path.display())))
         .and_then(|root| {
             for wanted in spec.mounts().iter().flatten() {
-                mounts::mount_in(&root, wanted)?;
+                mounts::mount_in(&root, wanted, &mut ready)?;
             }
-            devices::make(&root, spec)?;
+            if !has_devices {
+                devices::make(&root, spec)?;
+            }
             Ok(root)
         })
 }
@@ -61,11 +71,12 @@ pub fn enter(root: &Root, spec: &Spec) -> Result<(), Failure> {
     Ok(())
 }
 
-/// What is left when everything has been written that goes into the root. Call it in the container.
+/// What is left when everything has been written that goes into the root. `cover` is for the first directory to be
+/// masked. Call it in the container.
 ///
 /// # Errors
 /// `Mount`.
-pub fn seal(spec: &Spec) -> Result<(), Failure> {
+pub fn seal(spec: &Spec, cover: Option<OwnedFd>) -> Result<(), Failure> {
     devices::seal(spec)?;
     if spec.root().as_ref().and_then(|root| root.readonly()) == Some(true) {
         change(Path::new("/"), &Attributes::READ_ONLY)
@@ -76,7 +87,12 @@ pub fn seal(spec: &Spec) -> Result<(), Failure> {
         linux.and_then(|linux| list(linux).as_deref()).unwrap_or_default()
     };
     hidden_paths::make_read_only(paths(Linux::readonly_paths))?;
-    hidden_paths::mask(paths(Linux::masked_paths))
+    hidden_paths::mask(paths(Linux::masked_paths), cover)
+}
+
+fn set_propagation(kind: MsFlags) -> Result<(), Failure> {
+    remount("/", MsFlags::MS_REC | kind)
+        .map_err(|errno| Failure::os(FailureKind::Mount, "set propagation of mounts", &errno))
 }
 
 fn propagation(spec: &Spec) -> Option<&str> {

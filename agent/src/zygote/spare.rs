@@ -14,8 +14,8 @@ use crate::container::cgroup::{CONTAINERS, Cgroup};
 use crate::container::spec::Prepared;
 use crate::failure::Failure;
 
-/// Its cgroup's name: no container's, whose begin with a letter or a digit.
-const NAME: &str = ".spare";
+/// Its name until it has a container's, and its cgroup's: no container's, whose begin with a letter or a digit.
+pub const NAME: &str = ".spare";
 
 /// An init without a container.
 pub struct Spare {

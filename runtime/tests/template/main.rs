@@ -3,6 +3,7 @@
 //! Needs what `tests/sandbox` needs; without it each test says so and passes.
 #![allow(clippy::unwrap_used, clippy::expect_used)] // What is unwrapped is what is tested.
 
+mod ahead;
 mod bare;
 mod copies;
 mod killed;
