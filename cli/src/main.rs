@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod doctor;
+mod metrics;
 mod output;
 mod ps;
 mod template;
@@ -40,6 +41,8 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Print what has been counted since this node booted, in the text format of Prometheus.
+    Metrics,
     /// Make, list and remove the saved VMs that sandboxes are restored from.
     Template {
         #[command(subcommand)]
@@ -52,6 +55,8 @@ enum Command {
 enum Failure {
     /// {0}
     Config(#[from] ConfigError),
+    /// {0}
+    Metrics(#[from] metrics::MetricsError),
     /// {0}
     Ps(#[from] ps::PsError),
     /// {0}
@@ -87,6 +92,12 @@ fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
             let config = Config::load(&arguments.config)?;
             let sandboxes = ps::list(&config.state_dir)?;
             ps::write(&mut out, &sandboxes, *json)?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Metrics => {
+            let config = Config::load(&arguments.config)?;
+            let metrics = metrics::read(&config)?;
+            metrics::write(&mut out, &metrics)?;
             Ok(ExitCode::SUCCESS)
         }
         Command::Template { action } => {

@@ -74,3 +74,19 @@ fn a_command_that_cannot_work_says_why_in_one_line() {
     );
     assert_eq!(error.lines().count(), 1, "{error}");
 }
+
+#[test]
+fn metrics_of_a_node_that_has_done_nothing_are_zero() {
+    let directory = tempfile::tempdir().unwrap();
+    let output = bulkhead(&config(directory.path()), &["metrics"]);
+    assert_eq!(output.status.code(), Some(0));
+    let text = String::from_utf8(output.stdout).unwrap();
+    for line in [
+        "# TYPE bulkhead_launches_total counter",
+        "bulkhead_launches_total{origin=\"booted_instead\"} 0",
+        "bulkhead_template_rejected_total{reason=\"torn\"} 0",
+        "# TYPE bulkhead_templates gauge",
+    ] {
+        assert!(text.lines().any(|printed| printed == line), "{line}: {text}");
+    }
+}

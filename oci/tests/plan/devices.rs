@@ -37,7 +37,7 @@ fn with_disk(rules: Value) -> bulkhead_oci::ContainerPlan {
         "/linux/devices",
         json!([device("/dev/xvda", "b", 7, 3)]),
     );
-    planned(changed(spec, "/linux/resources", json!({ "devices": rules }))).unwrap()
+    planned(changed(spec, "/linux/resources", json!({ "devices": rules }))).expect("a plan")
 }
 
 #[test]

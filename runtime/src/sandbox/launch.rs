@@ -17,6 +17,7 @@ use super::start::{self, Plan, timed};
 use super::turn::{Turn, Work};
 use super::{ErrorKind, Origin, SandboxError, SandboxRequest, Timings, deadlines};
 use crate::agent::{AgentClient, AgentEvent};
+use crate::counters::{self, Event};
 use crate::kvm;
 use crate::state::Phase;
 use crate::template::{self, Answer};
@@ -137,6 +138,7 @@ impl Plan<'_> {
         };
         up.timings.template = looked;
         let origin = up.timings.origin;
+        counters::count(&config.state_dir, Event::Launched(origin));
         machine.host.record.update(|state| {
             state.origin = origin;
             state.phase = Phase::Ready;

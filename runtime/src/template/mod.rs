@@ -22,6 +22,7 @@ pub use key::{FileIdentity, Key};
 pub use store::{Draft, Found, Saved, Store};
 
 use crate::config::Config;
+use crate::counters::{self, Event, Rejection};
 use crate::sandbox::SandboxError;
 use crate::vmm::{VmShape, Vmm, VmmError};
 
@@ -42,6 +43,15 @@ pub enum TemplateError {
         /// Why not.
         reason: &'static str,
     },
+    /// {path} is not whole: {reason}
+    Torn {
+        /// Which file.
+        path: PathBuf,
+        /// What is missing.
+        reason: &'static str,
+    },
+    /// {0} is of another VM than its name says
+    Stale(PathBuf),
     /// this monitor cannot save VMs
     Unsupported,
     /// another process is building it
@@ -99,7 +109,10 @@ pub async fn find(config: &Config, vmm: &dyn Vmm, shape: &VmShape) -> Answer {
     match found {
         Ok(Found::Usable(file)) => return Answer::Restore(file, key),
         Ok(Found::Absent) => {}
-        Err(error) => tracing::warn!("no template: {error}"),
+        Err(error) => {
+            tracing::warn!("no template: {error}");
+            counters::count(&config.state_dir, Event::Rejected(error.rejection()));
+        }
     }
     if store.has_failed_lately(&key) {
         Answer::Boot
@@ -111,4 +124,17 @@ pub async fn find(config: &Config, vmm: &dyn Vmm, shape: &VmShape) -> Answer {
 /// Gives up a template that could not be restored: it is removed, and not built again for a while.
 pub fn discard(config: &Config, key: &Key, reason: &str) {
     Store::new(config).discard(key, reason);
+    counters::count(&config.state_dir, Event::Rejected(Rejection::Failed));
+}
+
+impl TemplateError {
+    /// Of a template that was found: what was wrong with it.
+    fn rejection(&self) -> Rejection {
+        match self {
+            Self::Torn { .. } => Rejection::Torn,
+            Self::Stale(_) => Rejection::Stale,
+            Self::Foreign { .. } => Rejection::Foreign,
+            _ => Rejection::Unreadable,
+        }
+    }
 }

@@ -90,19 +90,19 @@ impl Store {
         let Some(file) = absent(self.open_own(&path))? else {
             return Ok(Found::Absent);
         };
-        let foreign = |reason| TemplateError::Foreign {
+        let torn = |reason| TemplateError::Torn {
             path: path.clone(),
             reason,
         };
         let header = Header::read(&file)
             .map_err(at(&path))?
-            .ok_or_else(|| foreign("it has no header"))?;
+            .ok_or_else(|| torn("it has no header"))?;
         if header.key != *key {
-            return Err(foreign("it is of another VM"));
+            return Err(TemplateError::Stale(path));
         }
         let length = file.metadata().map_err(at(&path))?.len();
         if length != header.length {
-            return Err(foreign("it has been torn"));
+            return Err(torn("it has another length than its header says"));
         }
         // The order of removal depends on it, and nothing else.
         file.set_modified(SystemTime::now()).ok();

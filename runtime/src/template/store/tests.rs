@@ -109,11 +109,11 @@ fn whatever_is_not_wholly_ours_is_refused_with_a_reason() {
         assert!(is_there(&store, &key));
     };
     fs::write(&path, &whole[..whole.len() - 1]).unwrap();
-    refused("it has been torn");
+    refused("is not whole: it has another length than its header says");
     fs::write(&path, &whole[..100]).unwrap();
-    refused("it has no header");
+    refused("is not whole: it has no header");
     fs::write(&path, b"").unwrap();
-    refused("it has no header");
+    refused("is not whole: it has no header");
     fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
     refused("others may use it");
     fs::set_permissions(&store.directory, fs::Permissions::from_mode(0o755)).unwrap();
@@ -138,7 +138,7 @@ fn whatever_is_not_wholly_ours_is_refused_with_a_reason() {
         &path,
     )
     .unwrap();
-    refused("it is of another VM");
+    refused("is of another VM than its name says");
 }
 
 #[test]
