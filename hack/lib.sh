@@ -76,15 +76,16 @@ debian_mirror() {
 }
 
 # suite_apt SUITE CMD ARG...: apt-get or apt-cache with one other suite's lists, kept apart from the system's.
-# SUITE may be several, joined by "+": backports need the suite they are built for.
+# SUITE may be several, joined by "+": backports need the suite they are built for. SUITE@source has its sources.
 suite_apt() {
-  local suites=$1 tool=$2 dir=$CACHE/apt/$1 mirror suite
+  local suites=$1 tool=$2 dir=$CACHE/apt/$1 mirror suite type
   shift 2
   mkdir -p "$dir/lists/partial" "$dir/archives/partial"
   mirror=$(debian_mirror) || true
   [[ -n $mirror ]] || die "no Debian mirror is configured in /etc/apt"
   for suite in ${suites//+/ }; do
-    echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $mirror $suite main"
+    if [[ $suite == *@source ]]; then type=deb-src; else type=deb; fi
+    echo "$type [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $mirror ${suite%@source} main"
   done >"$dir/sources.list"
   "$tool" -q -o Dir::Etc::SourceList="$dir/sources.list" -o Dir::Etc::SourceParts=/dev/null \
     -o Dir::Etc::Preferences=/dev/null -o Dir::Etc::PreferencesParts=/dev/null \
@@ -107,6 +108,19 @@ suite_unpack() {
   local suite=$1 package=$2 dir=$3 tmp
   tmp=$(mktemp -d "$CACHE/unpack.XXXXXX")
   (cd "$tmp" && suite_apt "$suite" apt-get download "$package") && mkdir -p "$dir" && dpkg -x "$tmp"/*.deb "$dir"
+  local rc=$?
+  rm -rf "$tmp"
+  return $rc
+}
+
+# suite_source_version SUITE PACKAGE: the version of that source that suite has.
+suite_source_version() { suite_apt "$1@source" apt-cache showsrc --only-source "$2" | sed -n 's/^Version: //p' | tail -n 1; }
+
+# suite_source SUITE PACKAGE DIR: download the source, which apt checks, and unpack it with Debian's patches into DIR.
+suite_source() {
+  local suite=$1 package=$2 dir=$3 tmp
+  tmp=$(mktemp -d "$CACHE/unpack.XXXXXX")
+  (cd "$tmp" && suite_apt "$suite@source" apt-get source --download-only "$package") && dpkg-source --no-check -x "$tmp"/*.dsc "$dir"
   local rc=$?
   rm -rf "$tmp"
   return $rc

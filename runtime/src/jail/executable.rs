@@ -24,7 +24,7 @@ const FIRMWARE_DIRECTORIES: [&str; 2] = ["/usr/share/qemu", "/usr/share/seabios"
 pub struct Executable {
     /// The program itself, its libraries, the list of where they are, and its firmware.
     pub files: Vec<PathBuf>,
-    /// Its dynamic loader, if it is not static.
+    /// What the kernel maps and the process need not read: the dynamic loader, or a static program itself.
     pub interpreter: Option<PathBuf>,
 }
 
@@ -51,20 +51,27 @@ impl Executable {
     }
 
     fn examine(program: &Path) -> io::Result<Self> {
-        // The loader then lists what it would load, and starts nothing. A static program has no loader, and
-        // tells its version.
+        // The loader then lists what it would load, and starts nothing. A static program has none, and tells its
+        // version.
         let output = Command::new(program)
             .arg("--version")
             .env_clear()
             .env("LD_TRACE_LOADED_OBJECTS", "1")
             .output()?;
         let mut found = parse(&String::from_utf8_lossy(&output.stdout));
-        found.files.push(program.to_owned());
-        found.files.push(PathBuf::from(LOADER_CACHE));
-        let beside = program.parent().map(|directory| directory.join("../share/qemu"));
-        let directories = beside
-            .and_then(|directory| directory.canonicalize().ok())
+        if found.interpreter.is_some() {
+            found
+                .files
+                .extend([program.to_owned(), PathBuf::from(LOADER_CACHE)]);
+        } else {
+            found.interpreter = Some(program.to_owned());
+        }
+        let here = program.parent();
+        let beside = here.and_then(|directory| directory.join("../share/qemu").canonicalize().ok());
+        let directories = here
+            .map(Path::to_owned)
             .into_iter()
+            .chain(beside)
             .chain(FIRMWARE_DIRECTORIES.map(PathBuf::from));
         for directory in directories {
             found.files.extend(FIRMWARE.map(|name| directory.join(name)));
@@ -126,5 +133,16 @@ mod tests {
         assert!(state.path().join(CACHE).exists());
         assert_eq!(Executable::of_qemu(&program, state.path()).unwrap(), found);
         assert!(Executable::of_qemu(Path::new("/nonexistent/qemu"), state.path()).is_err());
+    }
+
+    #[test]
+    fn a_static_program_is_its_own_loader_and_has_firmware_beside_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let program = directory.path().join("qemu");
+        fs::copy(std::env::current_exe().unwrap(), &program).unwrap();
+        fs::write(directory.path().join("qboot.rom"), "").unwrap();
+        let found = Executable::of_qemu(&program, directory.path()).unwrap();
+        assert_eq!(found.interpreter, Some(program));
+        assert!(found.files.contains(&directory.path().join("qboot.rom")));
     }
 }

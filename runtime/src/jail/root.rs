@@ -15,8 +15,9 @@ use crate::mount::attributes::{Attributes, change};
 
 /// Where the new root is put together: a directory that every host has and no jail needs.
 const STAGE: &str = "/proc";
-/// What the new root may hold itself, beside the mounts in it: a copy of an interpreter.
-const OPTIONS: &str = "mode=0755,size=4m,nr_inodes=1024";
+/// What the new root may hold itself, beside the mounts in it: a copy of an interpreter, of which a static QEMU is
+/// the largest, at 11 MiB.
+const OPTIONS: &str = "mode=0755,size=64m,nr_inodes=1024";
 /// Everybody looks and passes, nobody writes.
 const DIRECTORY_MODE: u32 = 0o755;
 /// Executed by everybody, read by nobody: what a process executes without being able to read it makes the
@@ -25,13 +26,14 @@ const EXECUTE_ONLY: u32 = 0o711;
 /// A place to mount on.
 const NO_ACCESS: u32 = 0o000;
 const READABLE_BY_ALL: u32 = 0o004;
+const EXECUTABLE_BY_ALL: u32 = 0o001;
 
 /// A root with single files of the host in it, each at its own path, and nothing that can be written to.
 #[derive(Debug)]
 pub struct Tree<'a> {
     /// Seen as they are, read-only. Everybody can read them already.
     pub files: &'a [PathBuf],
-    /// A program's interpreter, that is, its dynamic loader.
+    /// What is to be executed without being read: a program's dynamic loader, or a static program.
     pub interpreter: Option<&'a Path>,
     /// Whether `/dev/kvm` is there.
     pub kvm: bool,
@@ -93,7 +95,8 @@ impl Tree<'_> {
             self.show(file).map_err(|error| named(&error, file))?;
         }
         if let Some(interpreter) = self.interpreter {
-            copy(interpreter).map_err(|error| named(&error, interpreter))?;
+            self.show_to_execute(interpreter)
+                .map_err(|error| named(&error, interpreter))?;
         }
         self.make_devices()?;
         let stage = File::open(".")?;
@@ -106,7 +109,7 @@ impl Tree<'_> {
         become_current_directory()
     }
 
-    /// Binds a file of the host at its own path.
+    /// Binds a file that the process reads.
     fn show(&self, file: &Path) -> io::Result<()> {
         let status = fs::metadata(file)?;
         if !status.is_file() {
@@ -117,20 +120,18 @@ impl Tree<'_> {
             let message = "not readable by everybody, and QEMU runs as a user of its own";
             return Err(io::Error::new(io::ErrorKind::PermissionDenied, message));
         }
-        let place = place_of(file)?;
-        match OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(NO_ACCESS)
-            .open(&place)
-        {
-            Ok(_) => {}
-            // Named twice, and there already.
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(()),
-            Err(error) => return Err(error),
+        bind(file)
+    }
+
+    /// As it is, if its mode says so already, else as a copy: the host's file is not ours to change.
+    fn show_to_execute(&self, program: &Path) -> io::Result<()> {
+        let status = fs::metadata(program)?;
+        let for_all = status.permissions().mode() & (READABLE_BY_ALL | EXECUTABLE_BY_ALL);
+        if for_all == EXECUTABLE_BY_ALL && status.is_file() && status.uid() != self.user {
+            bind(program)
+        } else {
+            copy(program)
         }
-        let none = None::<&str>;
-        Ok(mount(Some(file), &place, none, MsFlags::MS_BIND, none)?)
     }
 
     /// Nodes of the jail's own: those of the host have owners of the host's.
@@ -156,6 +157,24 @@ impl Tree<'_> {
         }
         Ok(())
     }
+}
+
+/// Binds a file of the host at its own path.
+fn bind(file: &Path) -> io::Result<()> {
+    let place = place_of(file)?;
+    match OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(NO_ACCESS)
+        .open(&place)
+    {
+        Ok(_) => {}
+        // Named twice, and there already.
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(()),
+        Err(error) => return Err(error),
+    }
+    let none = None::<&str>;
+    Ok(mount(Some(file), &place, none, MsFlags::MS_BIND, none)?)
 }
 
 /// Copies a program that is to be executed and not read.

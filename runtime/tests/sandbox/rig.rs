@@ -66,6 +66,8 @@ impl Rig {
             kernel,
             initramfs,
             helpers: programs(),
+            qemu: std::env::var_os("BULKHEAD_QEMU")
+                .map_or_else(|| "qemu-system-x86_64".into(), PathBuf::from),
             accelerator: AcceleratorChoice::Auto,
             state_dir: base.path().join("state"),
             templates: false,

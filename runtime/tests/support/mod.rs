@@ -93,7 +93,7 @@ impl Rig {
     pub fn qemu(&self) -> Qemu {
         Qemu {
             parent: program("bulkhead-vmm"),
-            program: "qemu-system-x86_64".into(),
+            program: qemu_program(),
             cache: self.path("cache"),
         }
     }
@@ -215,6 +215,11 @@ fn accelerator() -> Accelerator {
         Some(_) => Accelerator::Kvm,
         None => Accelerator::Tcg,
     }
+}
+
+/// The QEMU to test with, which need not be the system's.
+pub fn qemu_program() -> PathBuf {
+    std::env::var_os("BULKHEAD_QEMU").map_or_else(|| "/usr/bin/qemu-system-x86_64".into(), PathBuf::from)
 }
 
 /// Beside this test's own program's directory.

@@ -105,6 +105,10 @@ fn with_dist(rig: &mut Rig) {
         // The kernel for translation is found beside it.
         rig.config.kernel = dist.join("vmlinux");
         rig.config.initramfs = dist.join("initramfs.cpio");
+        let qemu = dist.join("qemu-system-x86_64");
+        if qemu.is_file() && std::env::var_os("BULKHEAD_QEMU").is_none() {
+            rig.config.qemu = qemu;
+        }
         rig.config.helpers = dist;
     }
 }
