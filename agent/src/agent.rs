@@ -49,6 +49,8 @@ pub struct Agent {
     pub events: mpsc::Sender<Body>,
     /// Told at each reaping.
     pub reaped: Notify,
+    /// Told when a container that follows the host's mounts is started.
+    pub followed: Notify,
     /// It has been told who it is.
     configured: AtomicBool,
     /// The VM is to be saved: once the link has ended, it sleeps.
@@ -116,6 +118,7 @@ impl Agent {
             disks: Disks::default(),
             events,
             reaped: Notify::new(),
+            followed: Notify::new(),
             configured: AtomicBool::new(false),
             is_to_sleep: AtomicBool::new(false),
         };

@@ -40,6 +40,9 @@ pub async fn start(agent: &Arc<Agent>, id: &str) -> Result<i32, Failure> {
         container.state = State::Running;
         // An exit may come before the reply is on its way, and must not overtake it.
         container.init.unannounced = true;
+        if container.surroundings.follows_host {
+            agent.followed.notify_one();
+        }
         (container.init.pid, gate)
     };
     let failed = |error: std::io::Error| Failure::os(FailureKind::Other, "start init", &error);

@@ -36,9 +36,12 @@ pub async fn let_go(agent: &Arc<Agent>) {
     visits.set_missed_tick_behavior(MissedTickBehavior::Delay);
     for visit in 0_u32.. {
         visits.tick().await;
-        let inits = followers(agent);
-        if inits.is_empty() {
-            continue;
+        let mut inits = followers(agent);
+        while inits.is_empty() {
+            // A guest without them sleeps undisturbed.
+            agent.followed.notified().await;
+            visits.reset();
+            inits = followers(agent);
         }
         let mut forget = visit % FORGET_EVERY == 0;
         for (pid, init) in inits {
