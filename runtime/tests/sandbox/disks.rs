@@ -51,7 +51,7 @@ impl Images<'_> {
     }
 
     /// An erofs image of a directory; `None`, with a word about it, where there is no mkfs.erofs.
-    fn erofs(&self, name: &str, tree: &Path) -> Option<PathBuf> {
+    pub fn erofs(&self, name: &str, tree: &Path) -> Option<PathBuf> {
         let path = self.path(name);
         let made = Command::new("mkfs.erofs")
             .arg("--quiet")
@@ -89,7 +89,7 @@ pub fn on_disks(rig: &Rig, id: &str, command: &str, rootfs: Vec<RootfsMount>) ->
 }
 
 /// As containerd's erofs snapshotter orders it; the topmost layer first.
-fn layered(writable: &Path, layers: &[PathBuf]) -> Vec<RootfsMount> {
+pub fn layered(writable: &Path, layers: &[PathBuf]) -> Vec<RootfsMount> {
     let lower = format!("lowerdir={{{{ overlay 1 {} }}}}", layers.len());
     let overlay = [
         "X-containerd.mkdir.path={{ mount 0 }}/upper:0755",

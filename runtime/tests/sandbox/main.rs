@@ -9,6 +9,7 @@ mod death;
 mod devices;
 mod disks;
 mod loop_device;
+mod measure;
 mod network;
 mod processes;
 mod rig;
