@@ -221,9 +221,23 @@ impl Agent {
     pub fn forget_shared_files(&self) {
         if self.layout.is_guest {
             // It takes a while on a large cache and nothing waits for it.
-            tokio::task::spawn_blocking(|| std::fs::write("/proc/sys/vm/drop_caches", "2"));
+            tokio::task::spawn_blocking(forget_unused_files);
         }
     }
+
+    /// The same, done when this returns: another container's files are at the same place soon, and what is remembered
+    /// of the former the host no longer opens.
+    pub async fn forget_shared_files_now(&self) {
+        if self.layout.is_guest
+            && let Ok(Err(error)) = tokio::task::spawn_blocking(forget_unused_files).await
+        {
+            eprintln!("bulkhead-agent: forget the files of the share: {error}");
+        }
+    }
+}
+
+fn forget_unused_files() -> std::io::Result<()> {
+    std::fs::write("/proc/sys/vm/drop_caches", "2")
 }
 
 /// The container's counters, unless the host has them already.

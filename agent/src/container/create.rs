@@ -44,6 +44,8 @@ pub async fn create(agent: &Arc<Agent>, request: CreateContainer) -> Result<Spaw
             if let Err(failure) = agent.disks.detach(&id).await {
                 eprintln!("bulkhead-agent: {failure}");
             }
+            // Whoever tries again under this name has a root of its own there.
+            agent.forget_shared_files_now().await;
             lock(&agent.registry).release(&id);
             Err(failure)
         }
