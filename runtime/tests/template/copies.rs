@@ -17,12 +17,12 @@ const MANY: usize = 20;
 /// What the guest's clock may be off.
 const CLOCK: Duration = Duration::from_millis(50);
 
-/// Prints one thing a line that only one VM may have: randomness, the kernel's boot id, the card's address, the
-/// addresses at which the program lies, and what the kernel gave it to seed itself.
+/// Prints one thing a line that only one VM may have: randomness, the kernel's boot id, the card's address once it has
+/// one of its own, the addresses at which the program lies, and what the kernel gave it to seed itself.
 const SECRETS: &str = "
     busybox od -An -tx1 -w64 -N64 /dev/urandom
     busybox cat /proc/sys/kernel/random/boot_id
-    busybox cat /sys/class/net/e*/address
+    until busybox grep -v 02:00:00:00:00:01 /sys/class/net/e*/address; do busybox sleep 1; done
     busybox sed -n '/stack/s/ .*//p' /proc/self/maps
     busybox od -An -tx1 -w16 -N16 /dev/random";
 
