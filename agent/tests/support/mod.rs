@@ -14,6 +14,8 @@
 mod cpio;
 mod machine;
 mod share;
+#[path = "../../../runtime/tests/support/skip.rs"]
+mod skip;
 mod spec;
 
 use std::collections::HashMap;
@@ -67,10 +69,7 @@ pub async fn boot() -> Option<Vm> {
 pub async fn boot_with(agent: Option<&Path>) -> Option<Vm> {
     let path = |name: &str| match std::env::var_os(name) {
         Some(path) => Some(PathBuf::from(path)),
-        None => {
-            eprintln!("skipped: {name} is not set (see agent/tests/support/mod.rs)");
-            None
-        }
+        None => skip::skip(&format!("{name} is not set (see agent/tests/support/mod.rs)")),
     };
     let (kernel, busybox) = (path("BULKHEAD_KERNEL")?, path("BULKHEAD_BUSYBOX")?);
     let directory = tempfile::tempdir().unwrap();
