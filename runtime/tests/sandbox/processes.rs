@@ -114,6 +114,23 @@ async fn a_program_that_is_missing_fails_in_runcs_words_and_leaves_nothing() {
 }
 
 #[tokio::test]
+async fn the_id_of_a_deleted_container_has_other_files_at_once() {
+    let Some(rig) = Rig::new() else { return };
+    let mut running = rig.launch("s1").await;
+    let other = running
+        .create(rig.container("s2", "busybox sleep 1000", |_| {}))
+        .await;
+    within(other.start()).await.unwrap();
+    for turn in 0..3 {
+        let again = rig.container("s1", &format!("busybox echo {turn}"), |_| {});
+        let (status, output) = running.run(again).await;
+        assert_eq!((status, output), (ExitStatus::Code(0), format!("{turn}\n")));
+    }
+    running.end().await;
+    rig.assert_clean();
+}
+
+#[tokio::test]
 async fn limits_are_seen_on_both_sides() {
     let Some(rig) = Rig::new() else { return };
     let running = rig.launch("s1").await;
