@@ -45,10 +45,9 @@ fn main() -> io::Result<()> {
 fn copy(stream: &str, fd: u32, mut log: File) -> io::Result<()> {
     let mut text = String::new();
     open_inherited(fd, false)?.read_to_string(&mut text)?;
-    for line in text.lines() {
-        writeln!(log, "{stream}: {line}")?;
-    }
-    Ok(())
+    // Written at once: the other stream's lines are not to come in between.
+    let lines = text.lines().map(|line| format!("{stream}: {line}\n"));
+    log.write_all(lines.collect::<String>().as_bytes())
 }
 
 /// The pipe behind an inherited fd, without `unsafe`: through /proc.
