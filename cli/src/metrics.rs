@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 
 use bulkhead_runtime::config::Config;
-use bulkhead_runtime::counters::Counters;
+use bulkhead_runtime::counters::{Counters, header};
 use bulkhead_runtime::template::{Store, TemplateError};
 use displaydoc::Display;
 use thiserror::Error;
@@ -48,5 +48,5 @@ pub fn write(out: &mut impl Write, metrics: &str) -> io::Result<()> {
 }
 
 fn gauge(name: &str, help: &str, value: u64) -> String {
-    format!("# HELP {name} {help}\n# TYPE {name} gauge\n{name} {value}\n")
+    format!("{}{name} {value}\n", header(name, help, "gauge"))
 }

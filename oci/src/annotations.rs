@@ -3,12 +3,10 @@
 use std::collections::HashMap;
 
 use crate::error::{PlanError, invalid};
-use crate::sizing::{MEMORY_MIB, VCPUS};
+use crate::sizing::ANNOTATIONS;
 
 /// What all of ours begin with.
 const PREFIX: &str = "io.bulkhead.";
-/// All of ours. None names a path, a program or its arguments: a pod's author is not the node's operator.
-const KNOWN: &[&str] = &[VCPUS, MEMORY_MIB];
 
 pub(crate) fn check(annotations: Option<&HashMap<String, String>>) -> Result<(), PlanError> {
     let ours = annotations
@@ -18,12 +16,12 @@ pub(crate) fn check(annotations: Option<&HashMap<String, String>>) -> Result<(),
     // The first by name, whatever the map's order.
     match ours
         .map(|(key, _)| key.as_str())
-        .filter(|key| !KNOWN.contains(key))
+        .filter(|key| !ANNOTATIONS.contains(key))
         .min()
     {
         Some(key) => Err(invalid(
             format!("annotations[{key:?}]"),
-            format!("is not known; known are {}", KNOWN.join(", ")),
+            format!("is not known; known are {}", ANNOTATIONS.join(", ")),
         )),
         None => Ok(()),
     }

@@ -14,6 +14,9 @@ use thiserror::Error;
 pub const VCPUS: &str = "io.bulkhead.vcpus";
 /// Memory of the VM in MiB, [`MIN_MEMORY_MIB`] to [`MAX_MEMORY_MIB`].
 pub const MEMORY_MIB: &str = "io.bulkhead.memory_mib";
+/// All annotations of ours that there are. None names a path, a program or its arguments: a pod's author is not the
+/// node's operator.
+pub const ANNOTATIONS: [&str; 2] = [VCPUS, MEMORY_MIB];
 /// CRI: sum of the pod's memory limits in bytes; 0 is none.
 pub const CRI_MEMORY: &str = "io.kubernetes.cri.sandbox-memory";
 /// CRI: the pod's CPU quota in µs per period; 0 and -1 are none.

@@ -8,7 +8,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use bulkhead_oci::sizing::{MAX_MEMORY_MIB, MAX_VCPUS, MEMORY_MIB, MIN_MEMORY_MIB, VCPUS};
+use bulkhead_oci::sizing::{ANNOTATIONS, MAX_MEMORY_MIB, MAX_VCPUS, MIN_MEMORY_MIB};
 use serde::{Deserialize, Serialize};
 
 use crate::vmm::Accelerator;
@@ -17,8 +17,6 @@ use crate::vmm::Accelerator;
 pub const CONFIG_PATH: &str = "/etc/bulkhead/config.toml";
 /// The program that runs VMs.
 const QEMU: &str = "qemu-system-x86_64";
-/// The annotations that there are.
-const ANNOTATIONS: [&str; 2] = [VCPUS, MEMORY_MIB];
 /// A configuration is a page of text; whatever is larger is something else.
 const MAX_FILE: u64 = 64 << 10;
 /// A boot is never worth waiting for longer.

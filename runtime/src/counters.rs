@@ -5,9 +5,8 @@
 //! before it: a count that cannot be made is a line in the debug log.
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
 use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Write as _};
+use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
 
@@ -23,19 +22,17 @@ const FILE: &str = "counters.json";
 const NEXT: &str = "counters.json.next";
 const LOCK: &str = "lock";
 
-/// The counters: name, what it says, its label, and the label's values.
-const COUNTERS: [(&str, &str, &str, &[&str]); 2] = [
+/// The counters: name, what it says, and its label.
+const COUNTERS: [(&str, &str, &str); 2] = [
     (
         LAUNCHES,
         "Sandboxes launched, by how their VM came to be.",
         "origin",
-        &["restored", "booted", "booted_instead"],
     ),
     (
         REJECTED,
         "Templates that were there and were not restored from, by what was wrong with them.",
         "reason",
-        &["torn", "foreign", "stale", "unreadable", "failed"],
     ),
 ];
 const LAUNCHES: &str = "bulkhead_launches_total";
@@ -70,6 +67,18 @@ pub enum Rejection {
 pub struct Counters(BTreeMap<String, BTreeMap<String, u64>>);
 
 impl Event {
+    /// Each that there is.
+    const ALL: [Self; 8] = [
+        Self::Launched(Origin::Restored),
+        Self::Launched(Origin::Booted),
+        Self::Launched(Origin::BootedInstead),
+        Self::Rejected(Rejection::Torn),
+        Self::Rejected(Rejection::Foreign),
+        Self::Rejected(Rejection::Stale),
+        Self::Rejected(Rejection::Unreadable),
+        Self::Rejected(Rejection::Failed),
+    ];
+
     /// Its counter, and the value of the label.
     fn series(self) -> (&'static str, &'static str) {
         match self {
@@ -145,17 +154,22 @@ impl Counters {
     /// All of them, in the text format of Prometheus.
     pub fn exposition(&self) -> String {
         let mut text = String::new();
-        for (name, help, label, values) in COUNTERS {
-            // Writing to a string does not fail.
-            let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} counter");
-            for value in values {
-                let count = self.0.get(name).and_then(|counter| counter.get(*value));
+        for (name, help, label) in COUNTERS {
+            text.push_str(&header(name, help, "counter"));
+            let values = Event::ALL.map(Event::series).into_iter();
+            for (_, value) in values.filter(|(counter, _)| *counter == name) {
+                let count = self.0.get(name).and_then(|counter| counter.get(value));
                 let count = count.copied().unwrap_or_default();
-                let _ = writeln!(text, "{name}{{{label}=\"{value}\"}} {count}");
+                text.push_str(&format!("{name}{{{label}=\"{value}\"}} {count}\n"));
             }
         }
         text
     }
+}
+
+/// What comes before a metric's series in the text format of Prometheus.
+pub fn header(name: &str, help: &str, kind: &str) -> String {
+    format!("# HELP {name} {help}\n# TYPE {name} {kind}\n")
 }
 
 #[cfg(test)]

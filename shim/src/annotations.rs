@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 
-use bulkhead_oci::sizing::{MEMORY_MIB, VCPUS};
+use bulkhead_oci::sizing::ANNOTATIONS;
 use displaydoc::Display;
 use thiserror::Error;
 
@@ -22,7 +22,7 @@ pub fn followed<'a>(
     allowed: &[String],
 ) -> Result<Vec<(&'static str, &'a str)>, NotAllowed> {
     let mut followed = Vec::new();
-    for name in [VCPUS, MEMORY_MIB] {
+    for name in ANNOTATIONS {
         let Some(value) = annotations.and_then(|annotations| annotations.get(name)) else {
             continue;
         };
@@ -36,6 +36,8 @@ pub fn followed<'a>(
 
 #[cfg(test)]
 mod tests {
+    use bulkhead_oci::sizing::{MEMORY_MIB, VCPUS};
+
     use super::*;
 
     #[test]
