@@ -216,28 +216,16 @@ impl Agent {
         }
     }
 
-    /// Has the kernel forget the files of the share that it only remembers, so that the host can unmount
-    /// them.
-    pub fn forget_shared_files(&self) {
-        if self.layout.is_guest {
-            // It takes a while on a large cache and nothing waits for it.
-            tokio::task::spawn_blocking(forget_unused_files);
-        }
-    }
-
-    /// The same, done when this returns: another container's files are at the same place soon, and what is remembered
-    /// of the former the host no longer opens.
-    pub async fn forget_shared_files_now(&self) {
+    /// Has the kernel forget the files of the share that it only remembers, so that the host can unmount them, and so
+    /// that another container's files can be at the same place: what is remembered of the former the host no longer opens.
+    pub async fn forget_shared_files(&self) {
+        let forget = || std::fs::write("/proc/sys/vm/drop_caches", "2");
         if self.layout.is_guest
-            && let Ok(Err(error)) = tokio::task::spawn_blocking(forget_unused_files).await
+            && let Ok(Err(error)) = tokio::task::spawn_blocking(forget).await
         {
             eprintln!("bulkhead-agent: forget the files of the share: {error}");
         }
     }
-}
-
-fn forget_unused_files() -> std::io::Result<()> {
-    std::fs::write("/proc/sys/vm/drop_caches", "2")
 }
 
 /// The container's counters, unless the host has them already.

@@ -45,7 +45,7 @@ pub async fn create(agent: &Arc<Agent>, request: CreateContainer) -> Result<Spaw
                 eprintln!("bulkhead-agent: {failure}");
             }
             // Whoever tries again under this name has a root of its own there.
-            agent.forget_shared_files_now().await;
+            agent.forget_shared_files().await;
             lock(&agent.registry).release(&id);
             Err(failure)
         }

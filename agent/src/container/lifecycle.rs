@@ -122,7 +122,7 @@ pub async fn delete(agent: &Arc<Agent>, id: &str, exec_id: &str) -> Result<(), F
     }
     // Ends the streams that descendants of its processes may have held open.
     drop(container);
-    agent.forget_shared_files_now().await;
+    agent.forget_shared_files().await;
     lock(&agent.registry).release(id);
     Ok(())
 }

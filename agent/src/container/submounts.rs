@@ -56,7 +56,7 @@ pub async fn let_go(agent: &Arc<Agent>) {
             }
         }
         if forget {
-            agent.forget_shared_files();
+            agent.forget_shared_files().await;
         }
     }
 }
