@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bulkhead_agent_protocol::message::FailureKind;
+use bulkhead_device_filter::{Below, Instruction, attach, is_attached};
 use nix::errno::Errno;
 use tokio::io::Interest;
 use tokio::time::{Instant, timeout_at};
@@ -99,8 +100,8 @@ impl Cgroup {
     ///
     /// # Errors
     /// `Cgroup`.
-    pub fn filter_devices(&self, program: &[u64]) -> Result<(), Failure> {
-        self.attach(program, false)
+    pub fn filter_devices(&self, program: &[Instruction]) -> Result<(), Failure> {
+        self.attach(program, Below::Final)
     }
 
     /// Attaches the device filter of all cgroups below that have none of their own, if it is not there yet:
@@ -108,19 +109,19 @@ impl Cgroup {
     ///
     /// # Errors
     /// `Cgroup`.
-    pub fn filter_devices_below(&self, program: &[u64]) -> Result<(), Failure> {
-        let has_one = sys::bpf::has_device_filter(self.open()?)
-            .map_err(|errno| Failure::os(FailureKind::Cgroup, "look for a device filter", &errno))?;
+    pub fn filter_devices_below(&self, program: &[Instruction]) -> Result<(), Failure> {
+        let has_one = is_attached(self.open()?)
+            .map_err(|error| Failure::os(FailureKind::Cgroup, "look for a device filter", &error))?;
         if has_one {
             Ok(())
         } else {
-            self.attach(program, true)
+            self.attach(program, Below::Default)
         }
     }
 
-    fn attach(&self, program: &[u64], is_default: bool) -> Result<(), Failure> {
-        sys::bpf::attach_device_filter(self.open()?, program, is_default)
-            .map_err(|errno| Failure::os(FailureKind::Cgroup, "attach device filter", &errno))
+    fn attach(&self, program: &[Instruction], below: Below) -> Result<(), Failure> {
+        attach(self.open()?, program, below)
+            .map_err(|error| Failure::os(FailureKind::Cgroup, "attach device filter", &error))
     }
 
     /// Freezes or thaws every process and waits until the kernel says that it is so.

@@ -8,39 +8,14 @@
 //! containers since the guest's boot, and what is below inherits it: having the kernel check and translate a
 //! program is a sixth of a first create.
 
+use bulkhead_device_filter::{Instruction, Kind, Rule, access, assemble};
 use oci_spec::runtime::{LinuxDeviceCgroup, LinuxDeviceType};
 
 use crate::disks::Device;
 use crate::failure::Failure;
 
-/// `BPF_DEVCG_ACC_*`, and the types beside them in `bpf_cgroup_dev_ctx.access_type`.
-const ACCESS_MKNOD: u32 = 1;
-const ACCESS_READ: u32 = 2;
-const ACCESS_WRITE: u32 = 4;
-const ACCESS_ALL: u32 = ACCESS_MKNOD | ACCESS_READ | ACCESS_WRITE;
-const TYPE_BLOCK: u32 = 1;
-const TYPE_CHAR: u32 = 2;
-
 /// Most rules accepted; real specs have some twenty.
 const MAX_RULES: usize = 256;
-
-/// Registers: r1 is the context when the program starts, r0 the verdict when it ends.
-const VERDICT: u8 = 0;
-const CONTEXT: u8 = 1;
-const TYPE: u8 = 2;
-const ACCESS: u8 = 3;
-const MAJOR: u8 = 4;
-const MINOR: u8 = 5;
-const SCRATCH: u8 = 6;
-
-/// Operation codes, as in the kernel's `bpf.h` and `bpf_common.h`.
-const LOAD_WORD: u8 = 0x61;
-const AND_CONST: u8 = 0x54;
-const SHIFT_RIGHT_CONST: u8 = 0x74;
-const MOVE_REGISTER: u8 = 0xbc;
-const MOVE_CONST: u8 = 0xb7;
-const JUMP_NOT_EQUAL: u8 = 0x56;
-const EXIT: u8 = 0x95;
 
 /// What a container's cgroup needs.
 #[derive(Debug, PartialEq)]
@@ -48,12 +23,12 @@ pub enum Filter {
     /// Nothing: [`standard`] is on the cgroup above.
     Inherited,
     /// A program of its own, which takes the place of the one above.
-    Own(Vec<u64>),
+    Own(Vec<Instruction>),
 }
 
 impl Filter {
     /// The program itself, for a cgroup that may have another one.
-    pub fn into_program(self) -> Vec<u64> {
+    pub fn into_program(self) -> Vec<Instruction> {
         match self {
             Self::Inherited => standard(),
             Self::Own(program) => program,
@@ -73,7 +48,7 @@ pub fn rule_for(device: &Device) -> LinuxDeviceCgroup {
 }
 
 /// The program that allows what every container has, and nothing else.
-pub fn standard() -> Vec<u64> {
+pub fn standard() -> Vec<Instruction> {
     compile(&[])
 }
 
@@ -87,11 +62,11 @@ pub fn filter(rules: &[LinuxDeviceCgroup]) -> Result<Filter, Failure> {
             "resources.devices: more than {MAX_RULES} rules"
         )));
     }
-    let mut rules: Vec<Rule> = rules.iter().map(Rule::parse).collect::<Result<_, _>>()?;
-    rules.retain(|rule| !rule.is_about_the_console());
+    let mut rules: Vec<Rule> = rules.iter().map(parse).collect::<Result<_, _>>()?;
+    rules.retain(|rule| !is_about_the_console(rule));
     let always = always_allowed();
     let adds_nothing = |rule: &Rule| match rule.allow {
-        true => always.iter().any(|other| other.covers(rule)),
+        true => always.iter().any(|other| covers(other, rule)),
         // Everything, which is refused anyway, and before any rule that allows something.
         false => rule.matches_everything(),
     };
@@ -101,215 +76,86 @@ pub fn filter(rules: &[LinuxDeviceCgroup]) -> Result<Filter, Failure> {
     Ok(Filter::Own(compile(&rules)))
 }
 
-fn compile(rules: &[Rule]) -> Vec<u64> {
-    let mut program = vec![
-        instruction(LOAD_WORD, TYPE, CONTEXT, 0, 0),
-        instruction(MOVE_REGISTER, ACCESS, TYPE, 0, 0),
-        instruction(AND_CONST, TYPE, 0, 0, 0xffff),
-        instruction(SHIFT_RIGHT_CONST, ACCESS, 0, 0, 16),
-        instruction(LOAD_WORD, MAJOR, CONTEXT, 4, 0),
-        instruction(LOAD_WORD, MINOR, CONTEXT, 8, 0),
-    ];
-    for rule in always_allowed() {
-        rule.append_to(&mut program);
-    }
-    for rule in rules.iter().rev() {
-        rule.append_to(&mut program);
-        if rule.matches_everything() {
-            // The kernel refuses programs with instructions that cannot be reached.
-            return program;
-        }
-    }
-    verdict(&mut program, false);
-    program
+fn compile(rules: &[Rule]) -> Vec<Instruction> {
+    assemble(always_allowed().iter().chain(rules.iter().rev()))
 }
 
-/// One rule; `None` matches everything.
-#[derive(Debug, Clone, Copy)]
-struct Rule {
-    allow: bool,
-    kind: Option<u32>,
-    access: u32,
-    major: Option<i32>,
-    minor: Option<i32>,
+fn parse(rule: &LinuxDeviceCgroup) -> Result<Rule, Failure> {
+    let number = |name: &str, number: Option<i64>| match number {
+        None | Some(-1) => Ok(None),
+        Some(number) => i32::try_from(number)
+            .ok()
+            .and_then(|number| u32::try_from(number).ok())
+            .map(Some)
+            .ok_or_else(|| Failure::invalid(format!("resources.devices: {name} {number}"))),
+    };
+    let kind = match rule.typ() {
+        None | Some(LinuxDeviceType::A) => None,
+        Some(LinuxDeviceType::B) => Some(Kind::Block),
+        Some(LinuxDeviceType::C | LinuxDeviceType::U) => Some(Kind::Character),
+        Some(LinuxDeviceType::P) => {
+            return Err(Failure::invalid("resources.devices: a fifo is no device"));
+        }
+    };
+    let mut access = 0;
+    for letter in rule.access().as_deref().unwrap_or("rwm").chars() {
+        access |= match letter {
+            'r' => access::READ,
+            'w' => access::WRITE,
+            'm' => access::MAKE,
+            _ => return Err(Failure::invalid(format!("resources.devices: access {letter:?}"))),
+        };
+    }
+    let (major, minor) = (number("major", rule.major())?, number("minor", rule.minor())?);
+    Ok(Rule {
+        allow: rule.allow(),
+        kind,
+        access,
+        major,
+        minor,
+    })
 }
 
-impl Rule {
-    fn parse(rule: &LinuxDeviceCgroup) -> Result<Self, Failure> {
-        let number = |name: &str, number: Option<i64>| match number {
-            None | Some(-1) => Ok(None),
-            Some(number) => i32::try_from(number)
-                .ok()
-                .filter(|number| *number >= 0)
-                .map(Some)
-                .ok_or_else(|| Failure::invalid(format!("resources.devices: {name} {number}"))),
-        };
-        let kind = match rule.typ() {
-            None | Some(LinuxDeviceType::A) => None,
-            Some(LinuxDeviceType::B) => Some(TYPE_BLOCK),
-            Some(LinuxDeviceType::C | LinuxDeviceType::U) => Some(TYPE_CHAR),
-            Some(LinuxDeviceType::P) => {
-                return Err(Failure::invalid("resources.devices: a fifo is no device"));
-            }
-        };
-        let mut access = 0;
-        for letter in rule.access().as_deref().unwrap_or("rwm").chars() {
-            access |= match letter {
-                'r' => ACCESS_READ,
-                'w' => ACCESS_WRITE,
-                'm' => ACCESS_MKNOD,
-                _ => return Err(Failure::invalid(format!("resources.devices: access {letter:?}"))),
-            };
-        }
-        let (major, minor) = (number("major", rule.major())?, number("minor", rule.minor())?);
-        Ok(Self {
-            allow: rule.allow(),
-            kind,
-            access,
-            major,
-            minor,
-        })
-    }
+/// Whether `wide` matches whatever `narrow` matches.
+fn covers(wide: &Rule, narrow: &Rule) -> bool {
+    let within = |wide: Option<u32>, narrow: Option<u32>| wide.is_none() || wide == narrow;
+    (wide.kind.is_none() || wide.kind == narrow.kind)
+        && narrow.access & !wide.access == 0
+        && within(wide.major, narrow.major)
+        && within(wide.minor, narrow.minor)
+}
 
-    fn matches_everything(&self) -> bool {
-        self.kind.is_none() && self.access == ACCESS_ALL && self.major.is_none() && self.minor.is_none()
-    }
-
-    /// Whatever `other` matches, this one matches.
-    fn covers(&self, other: &Self) -> bool {
-        let within = |wide: Option<i32>, narrow: Option<i32>| wide.is_none() || wide == narrow;
-        (self.kind.is_none() || self.kind == other.kind)
-            && other.access & !self.access == 0
-            && within(self.major, other.major)
-            && within(self.minor, other.minor)
-    }
-
-    /// It allows character device 5:1, as the lists of most clients do for the sake of /dev/console. In a
-    /// container that is one of its own terminals; 5:1 itself is the console of the VM, which is none of its
-    /// business.
-    fn is_about_the_console(&self) -> bool {
-        self.allow && (self.kind, self.major, self.minor) == (Some(TYPE_CHAR), Some(5), Some(1))
-    }
-
-    /// Appends: unless everything matches, jump past the verdict.
-    fn append_to(&self, program: &mut Vec<u64>) {
-        let mut tests = Vec::new();
-        if let Some(kind) = self.kind {
-            tests.push(vec![jump_unless_equal(TYPE, kind as i32)]);
-        }
-        if self.access != ACCESS_ALL {
-            // Allowing needs all that is asked for to be in the rule; denying, any of it.
-            let (mask, expected_zero) = if self.allow {
-                (!self.access, true)
-            } else {
-                (self.access, false)
-            };
-            let copy = instruction(MOVE_REGISTER, SCRATCH, ACCESS, 0, 0);
-            let and = instruction(AND_CONST, SCRATCH, 0, 0, (mask & ACCESS_ALL) as i32);
-            let jump = if expected_zero {
-                jump_unless_equal(SCRATCH, 0)
-            } else {
-                jump_if_zero(SCRATCH)
-            };
-            tests.push(vec![copy, and, jump]);
-        }
-        for (register, number) in [(MAJOR, self.major), (MINOR, self.minor)] {
-            if let Some(number) = number {
-                tests.push(vec![jump_unless_equal(register, number)]);
-            }
-        }
-        let tests: Vec<u64> = tests.concat();
-        let count = tests.len();
-        for (index, test) in tests.into_iter().enumerate() {
-            // From the test's successor over the remaining tests and the verdict.
-            let distance = (count - index - 1 + VERDICT_LENGTH) as u64;
-            program.push(if is_jump(test) {
-                test | distance << 16
-            } else {
-                test
-            });
-        }
-        verdict(program, self.allow);
-    }
+/// It allows character device 5:1, as the lists of most clients do for the sake of /dev/console. In a
+/// container that is one of its own terminals; 5:1 itself is the console of the VM, which is none of its
+/// business.
+fn is_about_the_console(rule: &Rule) -> bool {
+    rule.allow && (rule.kind, rule.major, rule.minor) == (Some(Kind::Character), Some(5), Some(1))
 }
 
 /// Devices that every container has (null, zero, full, random, urandom, tty, ptmx, its terminals), and
 /// making device nodes of any sort, which without access to them is harmless.
 fn always_allowed() -> Vec<Rule> {
-    let rule = |access, major: Option<i32>, minor| Rule {
+    let rule = |access, major: Option<u32>, minor| Rule {
         allow: true,
-        kind: major.map(|_| TYPE_CHAR),
+        kind: major.map(|_| Kind::Character),
         access,
         major,
         minor,
     };
-    let mut rules = vec![rule(ACCESS_MKNOD, None, None), rule(ACCESS_ALL, Some(136), None)];
+    let mut rules = vec![rule(access::MAKE, None, None), rule(access::ALL, Some(136), None)];
     for (major, minor) in [(1, 3), (1, 5), (1, 7), (1, 8), (1, 9), (5, 0), (5, 2)] {
-        rules.push(rule(ACCESS_ALL, Some(major), Some(minor)));
+        rules.push(rule(access::ALL, Some(major), Some(minor)));
     }
     rules
 }
 
-/// Instructions of a verdict.
-const VERDICT_LENGTH: usize = 2;
-
-fn verdict(program: &mut Vec<u64>, allow: bool) {
-    program.push(instruction(MOVE_CONST, VERDICT, 0, 0, i32::from(allow)));
-    program.push(instruction(EXIT, 0, 0, 0, 0));
-}
-
-fn instruction(operation: u8, target: u8, source: u8, offset: i16, constant: i32) -> u64 {
-    u64::from(operation)
-        | u64::from(target | source << 4) << 8
-        | u64::from(offset as u16) << 16
-        | u64::from(constant as u32) << 32
-}
-
-fn jump_unless_equal(register: u8, constant: i32) -> u64 {
-    instruction(JUMP_NOT_EQUAL, register, 0, 0, constant)
-}
-
-/// `BPF_JMP32 | BPF_JEQ`.
-const JUMP_EQUAL: u8 = 0x16;
-
-fn jump_if_zero(register: u8) -> u64 {
-    instruction(JUMP_EQUAL, register, 0, 0, 0)
-}
-
-fn is_jump(instruction: u64) -> bool {
-    matches!(instruction as u8, JUMP_NOT_EQUAL | JUMP_EQUAL)
-}
-
 #[cfg(test)]
 mod tests {
+    use bulkhead_device_filter::allows;
+
     use super::*;
 
-    /// Runs the program as the kernel would.
-    fn allows(program: &[u64], kind: u32, access: u32, major: u32, minor: u32) -> bool {
-        let context = [kind | access << 16, major, minor];
-        let mut registers = [0u64; 11];
-        let mut at = 0;
-        loop {
-            let code = program[at];
-            let (target, source) = ((code >> 8 & 15) as usize, (code >> 12 & 15) as usize);
-            let (offset, constant) = ((code >> 16) as i16, (code >> 32) as u32);
-            match code as u8 {
-                LOAD_WORD => registers[target] = context[offset as usize / 4].into(),
-                MOVE_REGISTER => registers[target] = registers[source],
-                AND_CONST => registers[target] &= u64::from(constant),
-                SHIFT_RIGHT_CONST => registers[target] >>= constant,
-                MOVE_CONST => registers[target] = constant.into(),
-                JUMP_NOT_EQUAL if registers[target] != u64::from(constant) => at += offset as usize,
-                JUMP_EQUAL if registers[target] == u64::from(constant) => at += offset as usize,
-                JUMP_NOT_EQUAL | JUMP_EQUAL => {}
-                EXIT => return registers[0] == 1,
-                other => panic!("operation {other:#x}"),
-            }
-            at += 1;
-        }
-    }
-
-    fn from(json: &str) -> Vec<u64> {
+    fn from(json: &str) -> Vec<Instruction> {
         filter(&serde_json::from_str::<Vec<LinuxDeviceCgroup>>(json).unwrap())
             .unwrap()
             .into_program()
@@ -333,11 +179,17 @@ mod tests {
     #[test]
     fn the_usual_devices_work_and_disks_do_not() {
         let program = from(r#"[{"allow":false,"access":"rwm"}]"#);
-        assert!(allows(&program, TYPE_CHAR, ACCESS_READ | ACCESS_WRITE, 1, 3));
-        assert!(allows(&program, TYPE_CHAR, ACCESS_READ, 136, 9));
-        assert!(allows(&program, TYPE_BLOCK, ACCESS_MKNOD, 8, 0));
-        assert!(!allows(&program, TYPE_BLOCK, ACCESS_READ, 8, 0));
-        assert!(!allows(&program, TYPE_CHAR, ACCESS_READ, 1, 1));
+        assert!(allows(
+            &program,
+            Kind::Character,
+            access::READ | access::WRITE,
+            1,
+            3
+        ));
+        assert!(allows(&program, Kind::Character, access::READ, 136, 9));
+        assert!(allows(&program, Kind::Block, access::MAKE, 8, 0));
+        assert!(!allows(&program, Kind::Block, access::READ, 8, 0));
+        assert!(!allows(&program, Kind::Character, access::READ, 1, 1));
     }
 
     #[test]
@@ -346,18 +198,36 @@ mod tests {
             r#"[{"allow":false,"access":"rwm"},{"allow":true,"type":"b","major":8,"minor":16,"access":"rm"},
                 {"allow":true,"type":"c","major":10,"access":"rwm"},{"allow":false,"type":"c","major":10,"minor":200,"access":"w"}]"#,
         );
-        assert!(allows(&program, TYPE_BLOCK, ACCESS_READ, 8, 16));
-        assert!(!allows(&program, TYPE_BLOCK, ACCESS_READ | ACCESS_WRITE, 8, 16));
-        assert!(!allows(&program, TYPE_CHAR, ACCESS_READ, 8, 16));
-        assert!(allows(&program, TYPE_CHAR, ACCESS_READ | ACCESS_WRITE, 10, 229));
-        assert!(allows(&program, TYPE_CHAR, ACCESS_READ, 10, 200));
-        assert!(!allows(&program, TYPE_CHAR, ACCESS_READ | ACCESS_WRITE, 10, 200));
+        assert!(allows(&program, Kind::Block, access::READ, 8, 16));
+        assert!(!allows(
+            &program,
+            Kind::Block,
+            access::READ | access::WRITE,
+            8,
+            16
+        ));
+        assert!(!allows(&program, Kind::Character, access::READ, 8, 16));
+        assert!(allows(
+            &program,
+            Kind::Character,
+            access::READ | access::WRITE,
+            10,
+            229
+        ));
+        assert!(allows(&program, Kind::Character, access::READ, 10, 200));
+        assert!(!allows(
+            &program,
+            Kind::Character,
+            access::READ | access::WRITE,
+            10,
+            200
+        ));
     }
 
     #[test]
     fn privileged_means_everything_and_no_rules_nothing() {
         let everything = from(r#"[{"allow":true,"access":"rwm"}]"#);
-        assert!(allows(&everything, TYPE_BLOCK, ACCESS_ALL, 8, 0));
+        assert!(allows(&everything, Kind::Block, access::ALL, 8, 0));
         // A verdict that nothing can pass by is the last instruction.
         assert_eq!(
             everything.last(),
@@ -367,7 +237,7 @@ mod tests {
             everything.len(),
             from(r#"[{"allow":false},{"allow":true}]"#).len()
         );
-        assert!(!allows(&from("[]"), TYPE_BLOCK, ACCESS_READ, 8, 0));
+        assert!(!allows(&from("[]"), Kind::Block, access::READ, 8, 0));
     }
 
     #[test]

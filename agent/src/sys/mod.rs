@@ -1,7 +1,6 @@
 //! Everything of the agent that needs `unsafe`: system calls that no crate of ours wraps safely.
 #![allow(unsafe_code)]
 
-pub mod bpf;
 pub mod capabilities;
 pub mod fork;
 pub mod guards;

@@ -1,45 +1,14 @@
 //! Which device nodes the processes of a cgroup may open and make, whatever nodes they come by.
 //!
-//! Version 1 has a controller that takes rules as text. Version 2 asks a program: [`program`] assembles it, and
-//! [`bpf`] hands it to the kernel, which drops it with the cgroup.
+//! Version 1 has a controller that takes rules as text. Version 2 asks a program, which goes with the cgroup.
 
-mod bpf;
-mod program;
-
-use std::fs;
+use std::fs::{self, File};
 use std::io;
 use std::path::Path;
 
+use bulkhead_device_filter::{Below, Kind, Rule, access, assemble, attach};
+
 use super::{Cgroup, CgroupError};
-
-/// What sort of node.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
-    /// `S_IFCHR`.
-    Character,
-    /// `S_IFBLK`.
-    Block,
-}
-
-/// What may be done with it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Access {
-    /// A node may be made, and that is all.
-    Make,
-    /// It may be made, and opened in any way.
-    All,
-}
-
-/// One line of a list; what no line allows is denied.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Rule {
-    /// Which sort of node.
-    pub kind: Kind,
-    /// Major and minor number; `None`: any.
-    pub number: Option<(u32, u32)>,
-    /// To do what.
-    pub access: Access,
-}
 
 /// What QEMU, its parent and the file-sharing server open themselves: tap and disks come to them open.
 ///
@@ -47,45 +16,42 @@ pub struct Rule {
 /// one of number 0 for each file that is removed.
 pub const OF_A_VM: [Rule; 4] = [
     // /dev/null
-    Rule {
-        kind: Kind::Character,
-        number: Some((1, 3)),
-        access: Access::All,
-    },
+    allow(Kind::Character, Some((1, 3)), access::ALL),
     // /dev/kvm
-    Rule {
-        kind: Kind::Character,
-        number: Some((10, 232)),
-        access: Access::All,
-    },
-    Rule {
-        kind: Kind::Character,
-        number: None,
-        access: Access::Make,
-    },
-    Rule {
-        kind: Kind::Block,
-        number: None,
-        access: Access::Make,
-    },
+    allow(Kind::Character, Some((10, 232)), access::ALL),
+    allow(Kind::Character, None, access::MAKE),
+    allow(Kind::Block, None, access::MAKE),
 ];
 
-impl Rule {
-    /// As `devices.allow` of version 1 takes it, and `devices.list` shows it.
-    fn text(self) -> String {
-        let kind = match self.kind {
-            Kind::Character => 'c',
-            Kind::Block => 'b',
-        };
-        let access = match self.access {
-            Access::Make => "m",
-            Access::All => "rwm",
-        };
-        match self.number {
-            Some((major, minor)) => format!("{kind} {major}:{minor} {access}"),
-            None => format!("{kind} *:* {access}"),
-        }
+const fn allow(kind: Kind, number: Option<(u32, u32)>, access: u32) -> Rule {
+    let (major, minor) = match number {
+        Some((major, minor)) => (Some(major), Some(minor)),
+        None => (None, None),
+    };
+    Rule {
+        allow: true,
+        kind: Some(kind),
+        access,
+        major,
+        minor,
     }
+}
+
+/// As `devices.allow` of version 1 takes a rule, and `devices.list` shows it.
+fn text(rule: &Rule) -> String {
+    let kind = match rule.kind {
+        Some(Kind::Character) => 'c',
+        Some(Kind::Block) => 'b',
+        None => 'a',
+    };
+    let number = |number: Option<u32>| number.map_or("*".to_owned(), |number| number.to_string());
+    let letters = [(access::READ, 'r'), (access::WRITE, 'w'), (access::MAKE, 'm')];
+    let access: String = letters
+        .iter()
+        .filter(|(bit, _)| rule.access & bit != 0)
+        .map(|(_, letter)| letter)
+        .collect();
+    format!("{kind} {}:{} {access}", number(rule.major), number(rule.minor))
 }
 
 impl Cgroup {
@@ -104,20 +70,22 @@ impl Cgroup {
             .iter()
             .find(|(hierarchy, _)| !hierarchy.unified && hierarchy.has("devices"));
         if let Some((_, directory)) = controller {
-            return allow(directory, rules).map_err(|source| failed(directory, source));
+            return list(directory, rules).map_err(|source| failed(directory, source));
         }
         // With controllers of version 1 there may be a hierarchy of version 2 beside them, which serves as well.
         let unified = self.places.iter().find(|(hierarchy, _)| hierarchy.unified);
         let (_, directory) = unified.ok_or(CgroupError::NoDevices)?;
-        bpf::attach(directory, &program::assemble(rules)).map_err(|source| failed(directory, source))
+        File::open(directory)
+            .and_then(|directory| attach(directory, &assemble(rules), Below::Beside))
+            .map_err(|source| failed(directory, source))
     }
 }
 
 /// Version 1.
-fn allow(directory: &Path, rules: &[Rule]) -> io::Result<()> {
+fn list(directory: &Path, rules: &[Rule]) -> io::Result<()> {
     fs::write(directory.join("devices.deny"), "a")?;
     rules.iter().try_for_each(
-        |rule| match fs::write(directory.join("devices.allow"), rule.text()) {
+        |rule| match fs::write(directory.join("devices.allow"), text(rule)) {
             // The cgroup above does not allow it: then neither does this one.
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(()),
             result => result,
@@ -129,6 +97,8 @@ fn allow(directory: &Path, rules: &[Rule]) -> io::Result<()> {
 mod tests {
     use std::path::PathBuf;
     use std::process::Command;
+
+    use bulkhead_device_filter::access::{MAKE, READ, WRITE};
 
     use super::super::{Hierarchies, remove};
     use super::*;
@@ -178,7 +148,7 @@ mod tests {
         assert_eq!(probe(&cgroup, &directory, "probe"), "nmb");
         if !unified {
             let list = fs::read_to_string(directory.join("devices.list")).unwrap();
-            assert_eq!(list, OF_A_VM.map(|rule| rule.text() + "\n").concat());
+            assert_eq!(list, OF_A_VM.map(|rule| text(&rule) + "\n").concat());
         }
         remove(std::slice::from_ref(&directory)).unwrap();
         assert!(!directory.exists());
@@ -192,6 +162,37 @@ mod tests {
     #[test]
     fn version_2_denies_what_is_not_listed() {
         null_alone_can_be_opened_and_nodes_can_be_made(true);
+    }
+
+    fn allowed(kind: Kind, access: u32, major: u32, minor: u32) -> bool {
+        bulkhead_device_filter::allows(&assemble(&OF_A_VM), kind, access, major, minor)
+    }
+
+    #[test]
+    fn null_and_kvm_may_be_opened_and_made() {
+        for access in [MAKE, READ, WRITE, READ | WRITE, MAKE | READ | WRITE] {
+            assert!(allowed(Kind::Character, access, 1, 3));
+            assert!(allowed(Kind::Character, access, 10, 232));
+        }
+    }
+
+    #[test]
+    fn others_may_be_made_and_not_opened() {
+        // /dev/mem, /dev/zero, /dev/net/tun, and disks: 8:0, and 1:3 and 10:232, which as disks are others.
+        for (kind, major, minor) in [
+            (Kind::Character, 1, 1),
+            (Kind::Character, 1, 5),
+            (Kind::Character, 10, 200),
+            (Kind::Character, 3, 1),
+            (Kind::Block, 8, 0),
+            (Kind::Block, 1, 3),
+            (Kind::Block, 10, 232),
+        ] {
+            assert!(allowed(kind, MAKE, major, minor));
+            for access in [READ, WRITE, READ | WRITE, MAKE | READ] {
+                assert!(!allowed(kind, access, major, minor), "{kind:?} {major}:{minor}");
+            }
+        }
     }
 
     #[test]
